@@ -1,0 +1,19 @@
+"""NASNet for Keras 3: cells as data, networks, search and export."""
+
+from keras_nasnet.cells import Cell
+from keras_nasnet.cells import FactorizedReduction
+from keras_nasnet.cells import Stem
+from keras_nasnet.genotypes import NASNET_A
+from keras_nasnet.genotypes import Block
+from keras_nasnet.genotypes import CellGenotype
+from keras_nasnet.genotypes import Genotype
+from keras_nasnet.nasnet import GRADCAM_LAYER
+from keras_nasnet.nasnet import NASNet
+from keras_nasnet.nasnet import NASNetCIFAR
+from keras_nasnet.nasnet import NASNetLarge
+from keras_nasnet.nasnet import NASNetMobile
+from keras_nasnet.nasnet import feature_pyramid
+from keras_nasnet.operations import OPERATIONS
+from keras_nasnet.regularization import AuxiliaryHead
+from keras_nasnet.regularization import DropPath
+from keras_nasnet.regularization import ScheduledDropPath

@@ -1,0 +1,514 @@
+"""The networks: stacks of cells between a stem and a classifier.
+
+The order of the cells decides everything: which input a cell reduces, how far
+its branches are dropped, which features it offers. No layer looks at an image
+size while the network is built, so one network works at every size.
+"""
+
+import math
+import os
+from typing import NamedTuple
+
+import keras
+
+from keras_nasnet import genotypes
+from keras_nasnet.cells import Cell
+from keras_nasnet.cells import Stem
+from keras_nasnet.chain import conv_regularizer
+from keras_nasnet.chain import head_dtype
+from keras_nasnet.genotypes import NASNET_A
+from keras_nasnet.operations import check_pool_padding
+from keras_nasnet.operations import check_positive
+from keras_nasnet.regularization import AuxiliaryHead
+
+# Layers that users look for by name, for instance for Grad-CAM.
+GRADCAM_LAYER = "final_relu"
+PREDICTIONS_LAYER = "predictions"
+AUX_LAYER = "aux_predictions"
+
+
+class CellSpec(NamedTuple):
+    """Where a cell stands: its name, its kind and how wide it is."""
+
+    name: str
+    is_reduction: bool
+    filters: int
+    # Whether the next cell may look past this one; see `skip_reduction`.
+    is_stem: bool = False
+
+
+def cell_layout(num_cells, filters, stem, multiplier=2):
+    """Lists the cells of a network in order.
+
+    Args:
+        num_cells: Number of normal cells in each of the three stacks.
+        filters: Number of channels of a state in the first stack.
+        stem: `"imagenet"` (two more reduction cells at the start) or
+            `"cifar"`.
+        multiplier: Factor by which every reduction widens the cells.
+
+    Returns:
+        A list of `CellSpec`.
+    """
+    cells = []
+    if stem == "imagenet":
+        for i, divisor in enumerate((multiplier**2, multiplier)):
+            name = f"cell_stem_{i}"
+            cells.append(CellSpec(name, True, filters // divisor, True))
+    for stack in range(3):
+        width = filters * multiplier**stack
+        if stack:
+            cells.append(CellSpec(f"reduction_cell_{stack - 1}", True, width))
+        first = stack * num_cells
+        for i in range(first, first + num_cells):
+            cells.append(CellSpec(f"cell_{i}", False, width))
+    return cells
+
+
+def NASNet(
+    input_shape=None,
+    include_top=True,
+    weights=None,
+    input_tensor=None,
+    pooling=None,
+    classes=1000,
+    classifier_activation="softmax",
+    name="nasnet",
+    *,
+    genotype=NASNET_A,
+    num_cells=4,
+    penultimate_filters=1056,
+    stem="imagenet",
+    stem_filters=None,
+    skip_reduction=False,
+    filter_multiplier=2,
+    pool_padding="zero",
+    bn_momentum=0.9997,
+    bn_epsilon=1e-3,
+    dropout=0.0,
+    drop_path_rate=0.0,
+    aux_head=False,
+    weight_decay=0.0,
+    include_preprocessing=False,
+    features=None,
+    default_size=None,
+):
+    """Builds a network NASNet (N @ P) from any cells.
+
+    Layers are named `stem`, `cell_stem_0`, `cell_stem_1`, `cell_0` ...,
+    `reduction_cell_0`, `reduction_cell_1`, `final_relu`, `avg_pool`,
+    `dropout` and `predictions`.
+
+    Args:
+        input_shape: Optional shape `(height, width, channels)`. Height and
+            width may be `None`: the network then takes images of any size.
+            Below 32 pixels the network of photographs has nothing left to
+            see.
+        include_top: Whether to end in a classifier.
+        weights: `None` for random weights, or the path of a weight file.
+        input_tensor: Optional Keras tensor to use as the input.
+        pooling: What ends a network without top: `None` for the features of
+            the last cell, `"avg"` or `"max"` for their global pool.
+        classes: Number of classes.
+        classifier_activation: Activation of the classifier, `None` for
+            logits.
+        name: Name of the model.
+        genotype: A `Genotype`, its dictionary, or the path of its JSON file.
+        num_cells: N, the number of normal cells in each of the three stacks.
+        penultimate_filters: P, the number of channels before the classifier.
+        stem: `"imagenet"`, which divides the image size by 8 before the
+            first stack, or `"cifar"`, which keeps it.
+        stem_filters: Channels of the first convolution. `None`: 32, or three
+            times the width of the first stack with the CIFAR stem.
+        skip_reduction: Whether the cell behind a reduction takes its previous
+            input from before the cell that the reduction read, as
+            NASNet-A Large does.
+        filter_multiplier: Factor by which every reduction widens the cells.
+        pool_padding: What strided pools do at the border: `"zero"` as in
+            `keras.applications`, `"same"` as in TF-slim.
+        bn_momentum: Momentum of the batch norm statistics.
+        bn_epsilon: Added to the variance in batch norm.
+        dropout: Fraction of features dropped before the classifier.
+        drop_path_rate: Probability of dropping a branch of the last cell;
+            earlier cells drop less, in proportion to their depth. See
+            `ScheduledDropPath`.
+        aux_head: Whether to add a second classifier before the second
+            reduction, for training. The model then returns a dictionary with
+            `"predictions"` and `"aux_predictions"`, and needs a known image
+            size.
+        weight_decay: L2 penalty on all kernels, `weight_decay * sum(w ** 2)
+            / 2`.
+        include_preprocessing: Whether the model takes pixels in [0, 255] and
+            scales them itself. Otherwise it expects `preprocess_input`'s
+            [-1, 1].
+        features: Optional list of levels such as `["P3", "P4", "P5"]`, the
+            model then returns a dictionary of these features. Needs
+            `include_top=False`. See `feature_pyramid`.
+        default_size: Image size when `input_shape` is not given. `None`: 224,
+            or 32 with the CIFAR stem.
+
+    Returns:
+        A functional `keras.Model`.
+
+    Raises:
+        ValueError: If an argument cannot be used. The message names it.
+
+    Source:
+        - [Learning Transferable Architectures for Scalable Image Recognition](
+            https://arxiv.org/abs/1707.07012) (CVPR 2018)
+
+    Example:
+
+    >>> model = keras_nasnet.NASNet(
+    ...     (32, 32, 3), classes=10, stem="cifar",
+    ...     num_cells=1, penultimate_filters=96,
+    ... )
+    >>> model.output_shape
+    (None, 10)
+    """
+    _check_data_format()
+    genotype = genotypes.get(genotype)
+    check_positive("num_cells", num_cells)
+    check_positive("classes", classes)
+    check_pool_padding(pool_padding)
+    if stem not in ("imagenet", "cifar"):
+        raise ValueError(
+            f'`stem` must be "imagenet" or "cifar". Received: stem={stem!r}'
+        )
+    if pooling not in (None, "avg", "max"):
+        raise ValueError(
+            '`pooling` must be None, "avg" or "max". '
+            f"Received: pooling={pooling!r}"
+        )
+    if include_top and features:
+        raise ValueError(
+            "`features` are returned by networks without top. Pass "
+            f"`include_top=False` as well. Received: features={features}"
+        )
+    if aux_head and not include_top:
+        raise ValueError(
+            "`aux_head=True` is a second classifier, so it needs "
+            "`include_top=True`."
+        )
+    filters = _first_stack_filters(
+        penultimate_filters, genotype, stem, filter_multiplier
+    )
+    if stem_filters is None:
+        stem_filters = 3 * filters if stem == "cifar" else 32
+    if default_size is None:
+        default_size = 32 if stem == "cifar" else 224
+    image = _image_input(
+        input_shape, input_tensor, default_size, 32 if stem == "imagenet" else 8
+    )
+    settings = {
+        "bn_momentum": bn_momentum,
+        "bn_epsilon": bn_epsilon,
+        "weight_decay": weight_decay,
+    }
+
+    x = image
+    if include_preprocessing:
+        x = keras.layers.Rescaling(
+            1 / 127.5, offset=-1.0, name="preprocessing"
+        )(x)
+    strides = 2 if stem == "imagenet" else 1
+    x = Stem(stem_filters, strides, name="stem", **settings)(x)
+
+    cells = cell_layout(num_cells, filters, stem, filter_multiplier)
+    aux_cell = f"cell_{2 * num_cells - 1}"
+    aux = None
+    previous = None
+    fit = "raw"
+    for i, spec in enumerate(cells):
+        kind = genotype.reduction if spec.is_reduction else genotype.normal
+        cell = Cell(
+            kind,
+            spec.filters,
+            strides=2 if spec.is_reduction else 1,
+            previous=fit,
+            pool_padding=pool_padding,
+            drop_path_rate=drop_path_rate * (i + 1) / len(cells),
+            name=spec.name,
+            **settings,
+        )
+        output = cell(_cell_inputs(kind, x, previous))
+        skipped = skip_reduction and spec.is_reduction and not spec.is_stem
+        if not skipped:
+            previous = x
+        x = output
+        # Behind a reduction the previous input is still twice as large.
+        fit = "reduce" if spec.is_reduction else "match"
+        if aux_head and spec.name == aux_cell:
+            aux = AuxiliaryHead(
+                classes, classifier_activation, name=AUX_LAYER, **settings
+            )(_joined(x))
+
+    x = _joined(x)
+    x = keras.layers.ReLU(name=GRADCAM_LAYER)(x)
+    dtype = head_dtype(keras.config.dtype_policy())
+    if include_top:
+        x = keras.layers.GlobalAveragePooling2D(
+            data_format="channels_last", name="avg_pool", dtype=dtype
+        )(x)
+        if dropout:
+            x = keras.layers.Dropout(dropout, name="dropout", dtype=dtype)(x)
+        x = keras.layers.Dense(
+            classes,
+            activation=classifier_activation,
+            kernel_regularizer=conv_regularizer(weight_decay),
+            name=PREDICTIONS_LAYER,
+            dtype=dtype,
+        )(x)
+    elif pooling:
+        layer = {
+            "avg": keras.layers.GlobalAveragePooling2D,
+            "max": keras.layers.GlobalMaxPooling2D,
+        }[pooling]
+        x = layer(
+            data_format="channels_last", name=f"{pooling}_pool", dtype=dtype
+        )(x)
+
+    inputs = image
+    if input_tensor is not None:
+        inputs = keras.utils.get_source_inputs(input_tensor)
+    outputs = x
+    if aux_head:
+        outputs = {PREDICTIONS_LAYER: x, AUX_LAYER: aux}
+    model = keras.Model(inputs, outputs, name=name)
+    if weights is not None:
+        _load_weights(model, weights)
+    if features:
+        pyramid = feature_pyramid(model)
+        unknown = sorted(set(features) - set(pyramid))
+        if unknown:
+            raise ValueError(
+                f"`features` names unknown levels: {', '.join(unknown)}. "
+                f"This network has {', '.join(pyramid)}."
+            )
+        model = keras.Model(
+            inputs, {level: pyramid[level] for level in features}, name=name
+        )
+    return model
+
+
+def NASNetMobile(
+    input_shape=None,
+    include_top=True,
+    weights="imagenet",
+    input_tensor=None,
+    pooling=None,
+    classes=1000,
+    classifier_activation="softmax",
+    name="nasnet_mobile",
+    **kwargs,
+):
+    return NASNet(
+        input_shape,
+        include_top,
+        weights,
+        input_tensor,
+        pooling,
+        classes,
+        classifier_activation,
+        name,
+        **{
+            "num_cells": 4,
+            "penultimate_filters": 1056,
+            "stem_filters": 32,
+            "skip_reduction": False,
+            "default_size": 224,
+            **kwargs,
+        },
+    )
+
+
+def NASNetLarge(
+    input_shape=None,
+    include_top=True,
+    weights="imagenet",
+    input_tensor=None,
+    pooling=None,
+    classes=1000,
+    classifier_activation="softmax",
+    name="nasnet_large",
+    **kwargs,
+):
+    return NASNet(
+        input_shape,
+        include_top,
+        weights,
+        input_tensor,
+        pooling,
+        classes,
+        classifier_activation,
+        name,
+        **{
+            "num_cells": 6,
+            "penultimate_filters": 4032,
+            "stem_filters": 96,
+            "skip_reduction": True,
+            "default_size": 331,
+            **kwargs,
+        },
+    )
+
+
+def NASNetCIFAR(
+    input_shape=None,
+    include_top=True,
+    weights=None,
+    input_tensor=None,
+    pooling=None,
+    classes=10,
+    classifier_activation="softmax",
+    name="nasnet_cifar",
+    **kwargs,
+):
+    return NASNet(
+        input_shape,
+        include_top,
+        weights,
+        input_tensor,
+        pooling,
+        classes,
+        classifier_activation,
+        name,
+        **{
+            "num_cells": 6,
+            "penultimate_filters": 768,
+            "stem": "cifar",
+            "pool_padding": "same",
+            "bn_momentum": 0.9,
+            "bn_epsilon": 1e-5,
+            **kwargs,
+        },
+    )
+
+
+def feature_pyramid(model):
+    """Returns the features of a network at each of its scales.
+
+    Level `"P2"` is 2^2 = 4 times smaller than the image, and so on; each is
+    the output of the last cell at that scale, before any activation. Networks
+    for photographs have P2 to P5, networks with the CIFAR stem P0 to P2.
+
+    Args:
+        model: A model built by this package, also a fine-tuned or loaded one.
+
+    Returns:
+        A dictionary of Keras tensors, largest scale first.
+
+    Raises:
+        ValueError: If `model` has no cells.
+
+    Example:
+
+    >>> model = keras_nasnet.NASNetMobile(weights=None)
+    >>> pyramid = keras_nasnet.feature_pyramid(model)
+    >>> {level: tensor.shape[1:] for level, tensor in pyramid.items()}
+    {'P2': (56, 56, 44), 'P3': (28, 28, 264), 'P4': (14, 14, 528), 'P5': (7, 7, 1056)}
+    >>> backbone = keras.Model(model.inputs, pyramid)
+    """  # noqa: E501
+    pyramid = {}
+    strides = 1
+    for layer in model.layers:
+        if isinstance(layer, (Stem, Cell)):
+            strides *= layer.strides
+        if isinstance(layer, Cell):
+            pyramid[f"P{round(math.log2(strides))}"] = _joined(layer.output)
+    if not pyramid:
+        raise ValueError(
+            "`model` has no cells: it was not built by keras_nasnet, or its "
+            "network is nested in another model. Received a model with the "
+            f"layers {[layer.name for layer in model.layers]}"
+        )
+    return pyramid
+
+
+def _cell_inputs(cell, x, previous):
+    if not cell.concat_outputs:
+        # The paper leaves open what the first such cell reads.
+        return x if isinstance(x, list) else [x] * cell.num_inputs
+    return [x, x if previous is None else previous]
+
+
+def _joined(x):
+    """Concatenates the states of a cell that passes them on one by one."""
+    if isinstance(x, list):
+        return keras.layers.Concatenate()(x)
+    return x
+
+
+def _check_data_format():
+    if keras.config.image_data_format() != "channels_last":
+        raise ValueError(
+            "keras_nasnet needs images with the channels last, `(batch, "
+            "height, width, channels)`, but Keras is set to "
+            f'"{keras.config.image_data_format()}". Call '
+            '`keras.config.set_image_data_format("channels_last")`.'
+        )
+
+
+def _first_stack_filters(penultimate, genotype, stem, multiplier):
+    """Divides the penultimate filters down to those of the first stack."""
+    check_positive("penultimate_filters", penultimate)
+    check_positive("filter_multiplier", multiplier)
+    outputs = len(genotype.normal.outputs)
+    divisor = outputs * multiplier**2
+    if stem == "imagenet":
+        divisor *= multiplier**2
+    if penultimate % divisor:
+        below = penultimate // divisor * divisor
+        near = [n for n in (below, below + divisor) if n]
+        raise ValueError(
+            f"`penultimate_filters` must be a multiple of {divisor}: the last "
+            f"cell concatenates {outputs} states, and the filters are divided "
+            f"by {multiplier} at every reduction towards the image. "
+            f"Received: penultimate_filters={penultimate}. Nearest: "
+            f"{' or '.join(map(str, near))}."
+        )
+    return penultimate // (outputs * multiplier**2)
+
+
+def _image_input(input_shape, input_tensor, default_size, min_size):
+    """Returns the input of the network after checking its shape."""
+    if input_tensor is not None:
+        if not keras.backend.is_keras_tensor(input_tensor):
+            raise ValueError(
+                "`input_tensor` must be a Keras tensor, such as the output "
+                f"of `keras.Input()`. Received: {input_tensor!r}"
+            )
+        _check_input_shape(input_tensor.shape[1:], min_size, "input_tensor")
+        return input_tensor
+    if input_shape is None:
+        input_shape = (default_size, default_size, 3)
+    _check_input_shape(input_shape, min_size, "input_shape")
+    return keras.Input(tuple(input_shape), name="image")
+
+
+def _check_input_shape(shape, min_size, argument):
+    if not isinstance(shape, (list, tuple)) or len(shape) != 3:
+        raise ValueError(
+            f"`{argument}` must be (height, width, channels). "
+            f"Received: {argument}={shape}"
+        )
+    *size, channels = shape
+    if not isinstance(channels, int) or channels < 1:
+        raise ValueError(
+            f"`{argument}` must end in the number of channels, 3 for RGB "
+            f"images. Received: {argument}={tuple(shape)}"
+        )
+    if any(n is not None and n < min_size for n in size):
+        raise ValueError(
+            f"`{argument}` must be at least {min_size} pixels high and wide. "
+            f"Received: {argument}={tuple(shape)}"
+        )
+
+
+def _load_weights(model, weights):
+    if not os.path.exists(weights):
+        raise ValueError(
+            "`weights` must be None or the path of a weight file. "
+            f"Received: weights={weights!r}"
+        )
+    model.load_weights(weights)
