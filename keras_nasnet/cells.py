@@ -109,10 +109,18 @@ class FactorizedReduction(Chain):
     def call(self, inputs):
         if not self.pre_activated:
             inputs = ops.relu(inputs)
-        shifted = ops.pad(inputs, [[0, 0], [0, 1], [0, 1], [0, 0]])
-        shifted = shifted[:, 1:, 1:, :]
-        paths = [self.path_1(inputs), self.path_2(shifted)]
-        return self.bn(ops.concatenate(paths, axis=-1))
+        # Both paths at once: as corners of a 2x2 kernel, which spares the
+        # shifted copy of the image.
+        first = ops.pad(self.path_1.kernel, [[0, 1], [0, 1], [0, 0], [0, 0]])
+        second = ops.pad(self.path_2.kernel, [[1, 0], [1, 0], [0, 0], [0, 0]])
+        x = ops.conv(
+            inputs,
+            ops.concatenate([first, second], axis=-1),
+            strides=2,
+            padding="same",
+            data_format="channels_last",
+        )
+        return self.bn(x)
 
     def sublayers(self, input_shape):
         yield self.path_1, input_shape

@@ -2,6 +2,8 @@
 
 import keras
 
+from keras_nasnet.normalization import BatchNorm
+
 
 def conv_initializer():
     """Returns the initialiser that TF-slim gives to every kernel."""
@@ -76,7 +78,7 @@ class Chain(keras.layers.Layer):
 
     def batch_norm(self, name):
         """Returns a batch norm."""
-        return keras.layers.BatchNormalization(
+        return BatchNorm(
             momentum=self.bn_momentum,
             epsilon=self.bn_epsilon,
             name=name,

@@ -1,0 +1,53 @@
+"""Batch norm that TensorFlow can compute in one operation."""
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable("keras_nasnet")
+class BatchNorm(keras.layers.BatchNormalization):
+    """Keras' batch norm over channels, fused on TensorFlow.
+
+    Keras 3 writes batch norm as about ten small operations. TensorFlow has one
+    for it, which trains twice as fast on a CPU, and which its graph optimiser
+    folds into the convolution before at inference. Like TF-slim's, it feeds
+    the moving variance with the unbiased variance of the batch.
+
+    Args:
+        **kwargs: As in `keras.layers.BatchNormalization`.
+
+    Call arguments:
+        inputs: Tensor `(batch, height, width, channels)`.
+        training: Whether to normalise with the statistics of the batch.
+
+    Returns:
+        A tensor of the shape of `inputs`.
+
+    Example:
+
+    >>> keras_nasnet.normalization.BatchNorm()(np.ones((1, 2, 2, 3))).shape
+    TensorShape([1, 2, 2, 3])
+    """
+
+    def call(self, inputs, training=None):
+        if keras.backend.backend() != "tensorflow" or inputs.dtype == "float64":
+            return super().call(inputs, training=training)
+        import tensorflow as tf
+
+        batch_statistics = bool(training) and self.trainable
+        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+            inputs,
+            scale=ops.cast(self.gamma, "float32"),
+            offset=ops.cast(self.beta, "float32"),
+            mean=None if batch_statistics else self.moving_mean.value,
+            variance=None if batch_statistics else self.moving_variance.value,
+            epsilon=self.epsilon,
+            is_training=batch_statistics,
+        )
+        if batch_statistics:
+            for moving, value in (
+                (self.moving_mean, mean),
+                (self.moving_variance, variance),
+            ):
+                moving.assign_sub((moving - value) * (1 - self.momentum))
+        return outputs
