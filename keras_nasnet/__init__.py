@@ -7,7 +7,7 @@ from keras_nasnet.genotypes import NASNET_A
 from keras_nasnet.genotypes import Block
 from keras_nasnet.genotypes import CellGenotype
 from keras_nasnet.genotypes import Genotype
-from keras_nasnet.nasnet import GRADCAM_LAYER
+from keras_nasnet.names import GRADCAM_LAYER
 from keras_nasnet.nasnet import NASNet
 from keras_nasnet.nasnet import NASNetCIFAR
 from keras_nasnet.nasnet import NASNetLarge
@@ -17,3 +17,5 @@ from keras_nasnet.operations import OPERATIONS
 from keras_nasnet.regularization import AuxiliaryHead
 from keras_nasnet.regularization import DropPath
 from keras_nasnet.regularization import ScheduledDropPath
+
+__version__ = "0.1.0"

@@ -6,25 +6,23 @@ size while the network is built, so one network works at every size.
 """
 
 import math
-import os
 from typing import NamedTuple
 
 import keras
 
 from keras_nasnet import genotypes
+from keras_nasnet import pretrained
 from keras_nasnet.cells import Cell
 from keras_nasnet.cells import Stem
 from keras_nasnet.chain import conv_regularizer
 from keras_nasnet.chain import head_dtype
 from keras_nasnet.genotypes import NASNET_A
+from keras_nasnet.names import AUX_LAYER
+from keras_nasnet.names import GRADCAM_LAYER
+from keras_nasnet.names import PREDICTIONS_LAYER
 from keras_nasnet.operations import check_pool_padding
 from keras_nasnet.operations import check_positive
 from keras_nasnet.regularization import AuxiliaryHead
-
-# Layers that users look for by name, for instance for Grad-CAM.
-GRADCAM_LAYER = "final_relu"
-PREDICTIONS_LAYER = "predictions"
-AUX_LAYER = "aux_predictions"
 
 
 class CellSpec(NamedTuple):
@@ -82,7 +80,7 @@ def NASNet(
     stem_filters=None,
     skip_reduction=False,
     filter_multiplier=2,
-    pool_padding="zero",
+    pool_padding=None,
     bn_momentum=0.9997,
     bn_epsilon=1e-3,
     dropout=0.0,
@@ -105,7 +103,10 @@ def NASNet(
             Below 32 pixels the network of photographs has nothing left to
             see.
         include_top: Whether to end in a classifier.
-        weights: `None` for random weights, or the path of a weight file.
+        weights: `None` for random weights, or the path of a `.weights.h5`
+            file of the same network, of an official `.h5` file of
+            `keras.applications` or of a TF-slim checkpoint. A classifier for
+            another number of classes keeps its random weights.
         input_tensor: Optional Keras tensor to use as the input.
         pooling: What ends a network without top: `None` for the features of
             the last cell, `"avg"` or `"max"` for their global pool.
@@ -125,7 +126,8 @@ def NASNet(
             NASNet-A Large does.
         filter_multiplier: Factor by which every reduction widens the cells.
         pool_padding: What strided pools do at the border: `"zero"` as in
-            `keras.applications`, `"same"` as in TF-slim.
+            `keras.applications`, `"same"` as in TF-slim. `None` follows the
+            weights: `"same"` for a TF-slim checkpoint, otherwise `"zero"`.
         bn_momentum: Momentum of the batch norm statistics.
         bn_epsilon: Added to the variance in batch norm.
         dropout: Fraction of features dropped before the classifier.
@@ -168,6 +170,10 @@ def NASNet(
     """
     _check_data_format()
     genotype = genotypes.get(genotype)
+    weights = pretrained.resolve(None, weights, include_top)
+    if pool_padding is None:
+        slim = weights is not None and pretrained.is_tf_slim(weights)
+        pool_padding = "same" if slim else "zero"
     check_positive("num_cells", num_cells)
     check_positive("classes", classes)
     check_pool_padding(pool_padding)
@@ -276,7 +282,7 @@ def NASNet(
         outputs = {PREDICTIONS_LAYER: x, AUX_LAYER: aux}
     model = keras.Model(inputs, outputs, name=name)
     if weights is not None:
-        _load_weights(model, weights)
+        pretrained.load(model, weights)
     if features:
         pyramid = feature_pyramid(model)
         unknown = sorted(set(features) - set(pyramid))
@@ -305,7 +311,7 @@ def NASNetMobile(
     return NASNet(
         input_shape,
         include_top,
-        weights,
+        pretrained.resolve("nasnet_mobile", weights, include_top),
         input_tensor,
         pooling,
         classes,
@@ -336,7 +342,7 @@ def NASNetLarge(
     return NASNet(
         input_shape,
         include_top,
-        weights,
+        pretrained.resolve("nasnet_large", weights, include_top),
         input_tensor,
         pooling,
         classes,
@@ -383,6 +389,75 @@ def NASNetCIFAR(
             **kwargs,
         },
     )
+
+
+
+_FACTORY_DOC = """Builds {title}.
+
+    Images are expected as `keras_nasnet.preprocess_input` returns them, with
+    values in [-1, 1].
+
+    Args:
+        input_shape: Optional shape `(height, width, channels)`, by default
+            `({size}, {size}, 3)`. Any size of at least {min_size} pixels
+            works, with and without top; `None` for height or width takes
+            images of any size.
+        include_top: Whether to end in a classifier.
+        weights: {weights}
+        input_tensor: Optional Keras tensor to use as the input.
+        pooling: What ends a network without top: `None` for the features of
+            the last cell, `"avg"` or `"max"` for their global pool.
+        classes: Number of classes.
+        classifier_activation: Activation of the classifier, `None` for
+            logits.
+        name: Name of the model.
+        **kwargs: Any other argument of `keras_nasnet.NASNet`.
+
+    Returns:
+        A functional `keras.Model`.
+
+    Raises:
+        ValueError: If an argument cannot be used. The message names it.
+
+    Source:
+        - [Learning Transferable Architectures for Scalable Image Recognition](
+            https://arxiv.org/abs/1707.07012) (CVPR 2018)
+
+    Example:
+
+    >>> model = keras_nasnet.{function}(weights=None)
+    >>> model.count_params()
+    {parameters}
+    """
+
+_PRETRAINED_DOC = """`"imagenet"`, `None` for random weights, or the path of
+            a weight file."""
+_PATH_DOC = "`None` for random weights, or the path of a weight file."
+
+NASNetMobile.__doc__ = _FACTORY_DOC.format(
+    title="NASNet-A (4 @ 1056), the network for phones",
+    size=224,
+    min_size=32,
+    weights=_PRETRAINED_DOC,
+    function="NASNetMobile",
+    parameters=5326716,
+)
+NASNetLarge.__doc__ = _FACTORY_DOC.format(
+    title="NASNet-A (6 @ 4032), the most accurate network",
+    size=331,
+    min_size=32,
+    weights=_PRETRAINED_DOC,
+    function="NASNetLarge",
+    parameters=88949818,
+)
+NASNetCIFAR.__doc__ = _FACTORY_DOC.format(
+    title="NASNet-A (6 @ 768), the network for CIFAR-10, as TF-slim does",
+    size=32,
+    min_size=8,
+    weights=_PATH_DOC,
+    function="NASNetCIFAR",
+    parameters=3383786,
+)
 
 
 def feature_pyramid(model):
@@ -503,12 +578,3 @@ def _check_input_shape(shape, min_size, argument):
             f"`{argument}` must be at least {min_size} pixels high and wide. "
             f"Received: {argument}={tuple(shape)}"
         )
-
-
-def _load_weights(model, weights):
-    if not os.path.exists(weights):
-        raise ValueError(
-            "`weights` must be None or the path of a weight file. "
-            f"Received: weights={weights!r}"
-        )
-    model.load_weights(weights)

@@ -1,7 +1,23 @@
 """Moves weights from `keras.applications`' NASNets into ours, by name."""
 
-# ID of a cell in keras.applications' layer names -> ours comes from position;
-# these are the names of the branches, in our block order.
+# What makes the general builder of keras.applications build a network.
+OFFICIAL_ARGUMENTS = {
+    "nasnet_mobile": {
+        "num_blocks": 4,
+        "penultimate_filters": 1056,
+        "stem_block_filters": 32,
+        "skip_reduction": False,
+        "default_size": 224,
+    },
+    "nasnet_large": {
+        "num_blocks": 6,
+        "penultimate_filters": 4032,
+        "stem_block_filters": 96,
+        "skip_reduction": True,
+        "default_size": 331,
+    },
+}
+# Our name of a branch -> theirs.
 NORMAL_BRANCHES = {
     "block_0_left": "normal_left1",
     "block_0_right": "normal_right1",
@@ -56,19 +72,20 @@ def layer_names(num_cells):
     return names
 
 
-def copy_weights(source, target, num_cells):
-    """Copies every weight of a keras.applications NASNet into one of ours.
+def copy_weights(source, target):
+    """Copies the weights of a keras.applications NASNet into one of ours.
 
     Args:
         source: A model of `keras.applications`.
-        target: The same network, built by `keras_nasnet`.
-        num_cells: N, normal cells per stack: 4 for Mobile, 6 for Large.
+        target: The same network, built by `keras_nasnet`. It may lack the
+            classifier of `source`.
 
     Raises:
         ValueError: If a weight is left over on either side or has another
             shape there.
     """
-    names = layer_names(num_cells)
+    cells = [la for la in target.layers if la.name.startswith("cell_")]
+    names = layer_names((len(cells) - 2) // 3)
     copied = set()
     for variable in target.weights:
         layer, _, weight = variable.path.rpartition("/")
@@ -78,13 +95,15 @@ def copy_weights(source, target, num_cells):
         matches = [v for v in theirs.weights if v.name == weight]
         if len(matches) != 1 or matches[0].shape != variable.shape:
             raise ValueError(
-                f"{variable.path} has shape {variable.shape}, but "
+                f"{variable.path} has shape {tuple(variable.shape)}, but "
                 f"{theirs.name} has "
-                f"{[(v.name, v.shape) for v in theirs.weights]}."
+                f"{[(v.name, tuple(v.shape)) for v in theirs.weights]}."
             )
         variable.assign(matches[0])
         copied.add(matches[0].path)
     left_over = {v.path for v in source.weights} - copied
+    if "predictions" not in [layer.name for layer in target.layers]:
+        left_over -= {"predictions/kernel", "predictions/bias"}
     if left_over:
         raise ValueError(f"Not copied: {', '.join(sorted(left_over))}.")
 

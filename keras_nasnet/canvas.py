@@ -1,0 +1,162 @@
+"""A sheet to draw boxes and lines on, measured in inches.
+
+Everything of matplotlib that the package needs. It is imported only when
+something is drawn, and without its global state: no display is looked for and
+no figure of the user is touched.
+"""
+
+import contextlib
+import os
+
+FORMATS = (".png", ".svg", ".pdf")
+FONT_SIZE = 10
+
+
+def picture_path(to_file):
+    """Returns the path as a string if its ending names a known format."""
+    path = os.fspath(to_file)
+    if os.path.splitext(path)[1].lower() not in FORMATS:
+        raise ValueError(
+            f"`to_file` must end in one of {', '.join(FORMATS)}. "
+            f"Received: to_file={path!r}"
+        )
+    return path
+
+
+class Canvas:
+    """A white sheet; the origin is its lower left corner.
+
+    Args:
+        width: Float, inches.
+        height: Float, inches.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+    """
+
+    def __init__(self, width, height):
+        try:
+            import matplotlib
+            from matplotlib import figure
+        except ImportError:
+            raise ImportError(
+                "Drawing needs matplotlib. Install it with "
+                "`pip install matplotlib`."
+            ) from None
+        self._matplotlib = matplotlib
+        self._left = 0.0
+        # Text stays text in SVG, and the same drawing gives the same file.
+        self._settings = {
+            **matplotlib.rcParamsDefault,
+            "svg.fonttype": "none",
+            "svg.hashsalt": "keras_nasnet",
+        }
+        with self._drawing():
+            self._figure = figure.Figure((width, height))
+            self._axes = self._figure.add_axes((0, 0, 1, 1))
+            self._axes.set(xlim=(0, width), ylim=(0, height))
+            self._axes.set_axis_off()
+
+    @contextlib.contextmanager
+    def shifted(self, left):
+        """Measures x from `left` for a while."""
+        self._left += left
+        yield
+        self._left -= left
+
+    def box(self, x, y, width, height, label="", colors=None, rounding=0.05):
+        """Draws a rounded box with its middle at `(x, y)`.
+
+        `colors` are those of the inside and of the border.
+        """
+        from matplotlib.patches import FancyBboxPatch
+
+        face, edge = colors
+        with self._drawing():
+            self._axes.add_patch(
+                FancyBboxPatch(
+                    (self._left + x - width / 2, y - height / 2),
+                    width,
+                    height,
+                    boxstyle=f"round,pad=0,rounding_size={rounding}",
+                    facecolor=face,
+                    edgecolor=edge,
+                    linewidth=1.1,
+                )
+            )
+        self.text(x, y, label)
+
+    def text(self, x, y, label, **style):
+        """Writes centred text, or as `style` says in matplotlib's terms."""
+        with self._drawing():
+            self._axes.text(
+                self._left + x,
+                y,
+                label,
+                **{
+                    "size": FONT_SIZE,
+                    "ha": "center",
+                    "va": "center_baseline",
+                    "color": "#222222",
+                    "linespacing": 1.05,
+                    **style,
+                },
+            )
+
+    def line(self, points, color, arrow=False):
+        """Draws a smooth line through control points.
+
+        Two points are joined straight, four are a cubic Bezier curve.
+        """
+        from matplotlib.patches import FancyArrowPatch
+        from matplotlib.path import Path
+
+        codes = {
+            2: [Path.MOVETO, Path.LINETO],
+            4: [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4],
+        }[len(points)]
+        path = Path([(self._left + x, y) for x, y in points], codes)
+        with self._drawing():
+            self._axes.add_patch(
+                FancyArrowPatch(
+                    path=path,
+                    arrowstyle="-|>,head_length=3.5,head_width=2"
+                    if arrow
+                    else "-",
+                    color=color,
+                    linewidth=1.2,
+                    capstyle="round",
+                    shrinkA=0,
+                    shrinkB=0,
+                )
+            )
+
+    def rising_line(self, start, end, color):
+        """Draws an S-shaped line that leaves and arrives upright."""
+        (x0, y0), (x1, y1) = start, end
+        bend = 0.55 * (y1 - y0)
+        self.line([start, (x0, y0 + bend), (x1, y1 - bend), end], color)
+
+    def save(self, path):
+        """Writes the picture, whole or not at all, and returns its path."""
+        extension = os.path.splitext(path)[1][1:].lower()
+        partial = f"{path}.{os.getpid()}.tmp"
+        # Without a date, so that the same drawing gives the same file.
+        dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+        try:
+            with self._drawing():
+                self._figure.savefig(
+                    partial,
+                    format=extension,
+                    dpi=130,
+                    metadata=dates.get(extension),
+                )
+            os.replace(partial, path)
+        finally:
+            if os.path.exists(partial):
+                os.remove(partial)
+        return path
+
+    def _drawing(self):
+        """Keeps the user's matplotlib style out of the picture."""
+        return self._matplotlib.rc_context(self._settings)

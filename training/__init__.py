@@ -1,0 +1,1 @@
+"""Training of NASNets: data, recipes, apps. Run from a checkout."""

@@ -1,0 +1,238 @@
+"""Input pipelines: from tfds or a folder of images to batches.
+
+A pipeline is a pair of functions, one for training and one for evaluation.
+Both take a `tf.data.Dataset` of (uint8 image, label) and return batches of
+(float images, labels). `PIPELINES` names them for the recipes.
+"""
+
+import os
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+AUTOTUNE = tf.data.AUTOTUNE
+IMAGE_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
+
+
+class Split(NamedTuple):
+    """A loaded split of a data set."""
+
+    dataset: tf.data.Dataset
+    count: int
+    class_names: list
+
+
+def load(name, split, data_dir=None):
+    """Loads one split of a data set.
+
+    Args:
+        name: Name of a tfds data set, such as `"cifar10"`, or a folder with
+            one subfolder of images per class.
+        split: tfds split, such as `"train[:45000]"`. A folder is not split,
+            so it takes only `"train"`.
+        data_dir: Folder with prepared tfds data sets; `None` for tfds' own.
+
+    Returns:
+        A `Split`, its data set yielding (uint8 image, label).
+
+    Raises:
+        ValueError: If a folder holds no images.
+    """
+    if os.path.isdir(name):
+        return load_folder(name)
+    import tensorflow_datasets as tfds
+
+    dataset, info = tfds.load(
+        name,
+        split=split,
+        data_dir=data_dir and os.path.expanduser(data_dir),
+        as_supervised=True,
+        with_info=True,
+    )
+    count = info.splits[split].num_examples
+    return Split(dataset, count, info.features["label"].names)
+
+
+def load_folder(folder):
+    """Loads a folder that has one subfolder of images per class.
+
+    Args:
+        folder: Path of the folder.
+
+    Returns:
+        A `Split`. Classes are the sorted names of the subfolders.
+
+    Raises:
+        ValueError: If there are fewer than two classes or no images.
+    """
+    class_names = sorted(e.name for e in os.scandir(folder) if e.is_dir())
+    files, labels = [], []
+    for label, name in enumerate(class_names):
+        for file in sorted(os.listdir(os.path.join(folder, name))):
+            if file.lower().endswith(IMAGE_ENDINGS):
+                files.append(os.path.join(folder, name, file))
+                labels.append(label)
+    if len(set(labels)) < 2:
+        raise ValueError(
+            f"{folder!r} must have at least two subfolders with images, one "
+            f"for each class. Found images in {len(set(labels))} of "
+            f"{len(class_names)} subfolders."
+        )
+
+    def read(file, label):
+        image = tf.io.decode_image(
+            tf.io.read_file(file), channels=3, expand_animations=False
+        )
+        return image, label
+
+    dataset = tf.data.Dataset.from_tensor_slices((files, labels))
+    return Split(dataset.map(read, AUTOTUNE), len(files), class_names)
+
+
+def cifar_train(
+    dataset, batch_size, seed, pad=4, cutout=0, whiten=False, image_size=32
+):
+    """Small images, moved, flipped and cut out at random.
+
+    Args:
+        dataset: `tf.data.Dataset` of (image, label), small enough for memory.
+        batch_size: Images per batch. A last, smaller batch is left out.
+        seed: Integer that decides order and augmentation.
+        pad: Pixels by which an image may move in each direction.
+        cutout: Side of the square that is blanked, 0 for none.
+        whiten: Whether to bring every image to mean 0 and variance 1, as in
+            the paper, instead of scaling pixels to [-1, 1].
+        image_size: Side of the images in pixels.
+
+    Returns:
+        A `tf.data.Dataset` of (images, labels).
+    """
+
+    def augment(image, seed):
+        seeds = tf.random.split(tf.stack([seed, 0]), 3)
+        image = _normalized(image, whiten)
+        image = tf.pad(image, [[pad, pad], [pad, pad], [0, 0]])
+        image = tf.image.stateless_random_crop(
+            image, (image_size, image_size, 3), seeds[0]
+        )
+        image = tf.image.stateless_random_flip_left_right(image, seeds[1])
+        return _cut_out(image, cutout, seeds[2]) if cutout else image
+
+    return _training_batches(dataset.cache(), batch_size, seed, 50_000, augment)
+
+
+def cifar_eval(dataset, batch_size, whiten=False, **_):
+    """Small images as they are; arguments as in `cifar_train`."""
+    return dataset.map(
+        lambda image, label: (_normalized(image, whiten), label), AUTOTUNE
+    ).batch(batch_size).prefetch(AUTOTUNE)
+
+
+def inception_train(dataset, batch_size, seed, image_size=224):
+    """Photographs, cropped, flipped and recoloured as for Inception.
+
+    A box of 5 % to 100 % of the image with an aspect of 3:4 to 4:3 is cut
+    out and resized, flipped and given another brightness (up to 32/255) and
+    saturation (0.5 to 1.5).
+
+    Args:
+        dataset: `tf.data.Dataset` of (image, label).
+        batch_size: Images per batch. A last, smaller batch is left out.
+        seed: Integer that decides order and augmentation.
+        image_size: Side of the images in pixels.
+
+    Returns:
+        A `tf.data.Dataset` of (images in [-1, 1], labels).
+    """
+
+    def augment(image, seed):
+        seeds = tf.random.split(tf.stack([seed, 0]), 5)
+        start, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+            tf.shape(image),
+            tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
+            seeds[0],
+            min_object_covered=0.1,
+            aspect_ratio_range=(0.75, 1.33),
+            area_range=(0.05, 1.0),
+            max_attempts=100,
+            use_image_if_no_bounding_boxes=True,
+        )
+        image = tf.slice(image, start, size)
+        image = tf.image.convert_image_dtype(image, tf.float32)
+        image = tf.image.resize(image, (image_size, image_size))
+        image = tf.image.stateless_random_flip_left_right(image, seeds[1])
+        # Half of the images change brightness first, as in TF-slim.
+        brightness_first = tf.random.stateless_uniform([], seeds[2]) < 0.5
+        if brightness_first:
+            image = _random_brightness(image, seeds[3])
+        image = tf.image.stateless_random_saturation(image, 0.5, 1.5, seeds[4])
+        if not brightness_first:
+            image = _random_brightness(image, seeds[3])
+        return tf.clip_by_value(image, 0, 1) * 2 - 1
+
+    return _training_batches(dataset, batch_size, seed, 10_000, augment)
+
+
+def inception_eval(dataset, batch_size, image_size=224, **_):
+    """The central 87.5 % of photographs, resized; as in `inception_train`."""
+
+    def prepare(image, label):
+        image = tf.image.central_crop(image, 0.875)
+        image = tf.image.resize(image, (image_size, image_size))
+        return _normalized(image), label
+
+    return dataset.map(prepare, AUTOTUNE).batch(batch_size).prefetch(AUTOTUNE)
+
+
+# name -> (training, evaluation)
+PIPELINES = {
+    "cifar": (cifar_train, cifar_eval),
+    "inception": (inception_train, inception_eval),
+}
+
+
+def to_numpy(dataset):
+    """Reads a batched data set into two arrays, images and labels."""
+    images, labels = zip(*dataset.as_numpy_iterator())
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def _training_batches(dataset, batch_size, seed, buffer, augment):
+    # One seed per image makes the augmentation independent of the number of
+    # threads that work on it.
+    seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
+    shuffled = dataset.shuffle(buffer, seed=seed)
+    return (
+        tf.data.Dataset.zip(shuffled, seeds)
+        .map(
+            lambda example, seed: (augment(example[0], seed), example[1]),
+            AUTOTUNE,
+            deterministic=True,
+        )
+        .batch(batch_size, drop_remainder=True)
+        .prefetch(AUTOTUNE)
+    )
+
+
+def _normalized(image, whiten=False):
+    if whiten:
+        return tf.image.per_image_standardization(image)
+    # What `keras_nasnet.preprocess_input` does.
+    return tf.cast(image, tf.float32) / 127.5 - 1
+
+
+def _cut_out(image, side, seed):
+    """Blanks a square around a random pixel, cut at the border."""
+    height, width = image.shape[:2]
+    center = tf.random.stateless_uniform([2], seed)
+    rows = tf.abs(tf.range(height) - tf.cast(center[0] * height, tf.int32))
+    columns = tf.abs(tf.range(width) - tf.cast(center[1] * width, tf.int32))
+    inside = tf.logical_and(
+        rows[:, None] < side // 2, columns[None, :] < side // 2
+    )
+    return tf.where(inside[..., None], 0.0, image)
+
+
+def _random_brightness(image, seed):
+    return tf.image.stateless_random_brightness(image, 32 / 255, seed)

@@ -1,0 +1,30 @@
+"""The CIFAR-10 network in the package, NASNetTiny: NASNet-A (2 @ 384).
+
+Run:
+
+    python -m training.train --recipe=cifar10_tiny --workdir=runs/tiny
+"""
+
+from training.recipes import Recipe
+
+RECIPE = Recipe(
+    factory="NASNetCIFAR",
+    model={
+        "num_cells": 2,
+        "penultimate_filters": 384,
+        "aux_head": True,
+        "drop_path_rate": 0.1,
+        "weight_decay": 5e-4,
+    },
+    dataset="cifar10",
+    train_split="train",
+    eval_split=None,
+    pipeline="cifar",
+    pipeline_args={"cutout": 8},
+    batch_size=64,
+    epochs=45,
+    optimizer="sgd",
+    learning_rate=0.1,
+    warmup_epochs=1.0,
+    clip_norm=5.0,
+)
