@@ -38,7 +38,7 @@ EXTRAS = {
 # Everything that a test needs, except torch: on Linux it brings gigabytes of
 # CUDA, and its tests are skipped without it.
 EXTRAS["dev"] = [
-    *(r for name, rs in EXTRAS.items() if name != "torch" for r in rs),
+    *sorted({r for name in EXTRAS.keys() - {"torch"} for r in EXTRAS[name]}),
     "build",
     "hypothesis",
     "pytest",
@@ -63,8 +63,7 @@ setuptools.setup(
     name="keras_nasnet",
     version=version(),
     description=(
-        "NASNet for Keras 3: cells as data, pretrained networks, "
-        "architecture search and export to phones"
+        "NASNet for Keras 3: cells as data, networks, search and export"
     ),
     long_description=read("README.md"),
     long_description_content_type="text/markdown",

@@ -10,14 +10,36 @@ import os
 
 FORMATS = (".png", ".svg", ".pdf")
 FONT_SIZE = 10
+MARGIN = 0.12
+TITLE_HEIGHT = 0.36
+
+# Inside and border of the boxes, one hue for each kind.
+STATE = ("#ffffff", "#8c8c8c")
+IDENTITY = ("#ececec", "#8c8c8c")
+SEPARABLE = ("#d3e4f7", "#4477aa")
+CONVOLUTION = ("#e6dcf3", "#7d5ba6")
+POOL = ("#fde2bd", "#c77f1e")
+COMBINER = ("#d5ecd4", "#4f9553")
+FRAME = ("#f1f5fa", "#c3d0e0")
+
+# Lines: the two inputs of a cell, and what is made of them.
+CURRENT_LINE = "#31507a"
+PREVIOUS_LINE = "#b0563b"
+BLOCK_LINE = "#6f6f6f"
 
 
 def picture_path(to_file):
-    """Returns the path as a string if its ending names a known format."""
+    """Returns the path as a string after checking its ending and folder."""
     path = os.fspath(to_file)
     if os.path.splitext(path)[1].lower() not in FORMATS:
         raise ValueError(
             f"`to_file` must end in one of {', '.join(FORMATS)}. "
+            f"Received: to_file={path!r}"
+        )
+    folder = os.path.dirname(path)
+    if folder and not os.path.isdir(folder):
+        raise ValueError(
+            "The folder of `to_file` does not exist. "
             f"Received: to_file={path!r}"
         )
     return path
@@ -36,21 +58,15 @@ class Canvas:
 
     def __init__(self, width, height):
         try:
-            import matplotlib
             from matplotlib import figure
+            from matplotlib import style
         except ImportError:
             raise ImportError(
                 "Drawing needs matplotlib. Install it with "
                 "`pip install matplotlib`."
             ) from None
-        self._matplotlib = matplotlib
+        self._style = style
         self._left = 0.0
-        # Text stays text in SVG, and the same drawing gives the same file.
-        self._settings = {
-            **matplotlib.rcParamsDefault,
-            "svg.fonttype": "none",
-            "svg.hashsalt": "keras_nasnet",
-        }
         with self._drawing():
             self._figure = figure.Figure((width, height))
             self._axes = self._figure.add_axes((0, 0, 1, 1))
@@ -64,7 +80,7 @@ class Canvas:
         yield
         self._left -= left
 
-    def box(self, x, y, width, height, label="", colors=None, rounding=0.05):
+    def box(self, x, y, width, height, colors, label="", rounding=0.05):
         """Draws a rounded box with its middle at `(x, y)`.
 
         `colors` are those of the inside and of the border.
@@ -148,7 +164,7 @@ class Canvas:
                 self._figure.savefig(
                     partial,
                     format=extension,
-                    dpi=130,
+                    dpi=120,
                     metadata=dates.get(extension),
                 )
             os.replace(partial, path)
@@ -158,5 +174,7 @@ class Canvas:
         return path
 
     def _drawing(self):
-        """Keeps the user's matplotlib style out of the picture."""
-        return self._matplotlib.rc_context(self._settings)
+        """Keeps the user's matplotlib style out of the picture for a while."""
+        # Text stays text in SVG, and the same drawing gives the same file.
+        svg = {"svg.fonttype": "none", "svg.hashsalt": "keras_nasnet"}
+        return self._style.context(["default", svg])

@@ -348,9 +348,7 @@ class Cell(Chain):
         if i == 0:
             fit = Convolution(self.filters, 1, name=name, **self.settings)
         elif self.previous == "reduce":
-            fit = FactorizedReduction(
-                self.filters, name=name, **self.settings
-            )
+            fit = FactorizedReduction(self.filters, name=name, **self.settings)
         elif self.previous == "match" and shape[-1] != self.filters:
             fit = Convolution(self.filters, 1, name=name, **self.settings)
         else:

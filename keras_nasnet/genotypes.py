@@ -435,8 +435,7 @@ def _fields(data, cls):
     missing = required - set(data)
     if missing:
         raise ValueError(
-            f"Missing fields of a {cls.__name__}: "
-            f"{', '.join(sorted(missing))}."
+            f"Missing fields of a {cls.__name__}: {', '.join(sorted(missing))}."
         )
     return data
 

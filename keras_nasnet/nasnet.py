@@ -16,6 +16,7 @@ from keras_nasnet.cells import Cell
 from keras_nasnet.cells import Stem
 from keras_nasnet.chain import conv_regularizer
 from keras_nasnet.chain import head_dtype
+from keras_nasnet.classifier import Classifier
 from keras_nasnet.genotypes import NASNET_A
 from keras_nasnet.names import AUX_LAYER
 from keras_nasnet.names import GRADCAM_LAYER
@@ -23,6 +24,21 @@ from keras_nasnet.names import PREDICTIONS_LAYER
 from keras_nasnet.operations import check_pool_padding
 from keras_nasnet.operations import check_positive
 from keras_nasnet.regularization import AuxiliaryHead
+
+# Smallest image height and width that a stem leaves anything of.
+MIN_SIZES = {"imagenet": 32, "cifar": 8}
+CIFAR10_CLASSES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
 
 
 class CellSpec(NamedTuple):
@@ -88,6 +104,7 @@ def NASNet(
     aux_head=False,
     weight_decay=0.0,
     include_preprocessing=False,
+    class_names=None,
     features=None,
     default_size=None,
 ):
@@ -143,6 +160,8 @@ def NASNet(
         include_preprocessing: Whether the model takes pixels in [0, 255] and
             scales them itself. Otherwise it expects `preprocess_input`'s
             [-1, 1].
+        class_names: Optional list with the names of the classes, kept with
+            the model.
         features: Optional list of levels such as `["P3", "P4", "P5"]`, the
             model then returns a dictionary of these features. Needs
             `include_top=False`. See `feature_pyramid`.
@@ -204,7 +223,7 @@ def NASNet(
     if default_size is None:
         default_size = 32 if stem == "cifar" else 224
     image = _image_input(
-        input_shape, input_tensor, default_size, 32 if stem == "imagenet" else 8
+        input_shape, input_tensor, default_size, MIN_SIZES[stem]
     )
     settings = {
         "bn_momentum": bn_momentum,
@@ -258,8 +277,9 @@ def NASNet(
         )(x)
         if dropout:
             x = keras.layers.Dropout(dropout, name="dropout", dtype=dtype)(x)
-        x = keras.layers.Dense(
+        x = Classifier(
             classes,
+            class_names,
             activation=classifier_activation,
             kernel_regularizer=conv_regularizer(weight_decay),
             name=PREDICTIONS_LAYER,
@@ -297,99 +317,49 @@ def NASNet(
     return model
 
 
-def NASNetMobile(
-    input_shape=None,
-    include_top=True,
-    weights="imagenet",
-    input_tensor=None,
-    pooling=None,
-    classes=1000,
-    classifier_activation="softmax",
-    name="nasnet_mobile",
-    **kwargs,
-):
-    return NASNet(
-        input_shape,
-        include_top,
-        pretrained.resolve("nasnet_mobile", weights, include_top),
-        input_tensor,
-        pooling,
-        classes,
-        classifier_activation,
-        name,
-        **{
-            "num_cells": 4,
-            "penultimate_filters": 1056,
-            "stem_filters": 32,
-            "skip_reduction": False,
-            "default_size": 224,
-            **kwargs,
-        },
+def _factory(function, network, title, weights, classes, parameters, preset):
+    """Returns a function that builds one network of the paper.
+
+    All have the arguments of `keras.applications`, in its order.
+    """
+    default_weights, default_classes = weights, classes
+
+    def factory(
+        input_shape=None,
+        include_top=True,
+        weights=default_weights,
+        input_tensor=None,
+        pooling=None,
+        classes=default_classes,
+        classifier_activation="softmax",
+        name=network,
+        **kwargs,
+    ):
+        if weights == "cifar10" and classes == len(CIFAR10_CLASSES):
+            kwargs.setdefault("class_names", CIFAR10_CLASSES)
+        return NASNet(
+            input_shape,
+            include_top,
+            pretrained.resolve(network, weights, include_top),
+            input_tensor,
+            pooling,
+            classes,
+            classifier_activation,
+            name,
+            **{**preset, **kwargs},
+        )
+
+    factory.__name__ = factory.__qualname__ = function
+    named = f'`"{weights}"`, ' if weights else ""
+    factory.__doc__ = _FACTORY_DOC.format(
+        title=title,
+        size=preset["default_size"],
+        min_size=MIN_SIZES[preset["stem"]],
+        named_weights=named,
+        function=function,
+        parameters=parameters,
     )
-
-
-def NASNetLarge(
-    input_shape=None,
-    include_top=True,
-    weights="imagenet",
-    input_tensor=None,
-    pooling=None,
-    classes=1000,
-    classifier_activation="softmax",
-    name="nasnet_large",
-    **kwargs,
-):
-    return NASNet(
-        input_shape,
-        include_top,
-        pretrained.resolve("nasnet_large", weights, include_top),
-        input_tensor,
-        pooling,
-        classes,
-        classifier_activation,
-        name,
-        **{
-            "num_cells": 6,
-            "penultimate_filters": 4032,
-            "stem_filters": 96,
-            "skip_reduction": True,
-            "default_size": 331,
-            **kwargs,
-        },
-    )
-
-
-def NASNetCIFAR(
-    input_shape=None,
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    pooling=None,
-    classes=10,
-    classifier_activation="softmax",
-    name="nasnet_cifar",
-    **kwargs,
-):
-    return NASNet(
-        input_shape,
-        include_top,
-        weights,
-        input_tensor,
-        pooling,
-        classes,
-        classifier_activation,
-        name,
-        **{
-            "num_cells": 6,
-            "penultimate_filters": 768,
-            "stem": "cifar",
-            "pool_padding": "same",
-            "bn_momentum": 0.9,
-            "bn_epsilon": 1e-5,
-            **kwargs,
-        },
-    )
-
+    return factory
 
 
 _FACTORY_DOC = """Builds {title}.
@@ -403,11 +373,13 @@ _FACTORY_DOC = """Builds {title}.
             works, with and without top; `None` for height or width takes
             images of any size.
         include_top: Whether to end in a classifier.
-        weights: {weights}
+        weights: {named_weights}`None` for random weights, or the path of a
+            weight file as in `keras_nasnet.NASNet`.
         input_tensor: Optional Keras tensor to use as the input.
         pooling: What ends a network without top: `None` for the features of
             the last cell, `"avg"` or `"max"` for their global pool.
-        classes: Number of classes.
+        classes: Number of classes. With pretrained weights for another
+            number, the classifier starts with random weights.
         classifier_activation: Activation of the classifier, `None` for
             logits.
         name: Name of the model.
@@ -430,33 +402,69 @@ _FACTORY_DOC = """Builds {title}.
     {parameters}
     """
 
-_PRETRAINED_DOC = """`"imagenet"`, `None` for random weights, or the path of
-            a weight file."""
-_PATH_DOC = "`None` for random weights, or the path of a weight file."
-
-NASNetMobile.__doc__ = _FACTORY_DOC.format(
-    title="NASNet-A (4 @ 1056), the network for phones",
-    size=224,
-    min_size=32,
-    weights=_PRETRAINED_DOC,
-    function="NASNetMobile",
+NASNetMobile = _factory(
+    "NASNetMobile",
+    "nasnet_mobile",
+    "NASNet-A (4 @ 1056), the network for phones",
+    weights="imagenet",
+    classes=1000,
     parameters=5326716,
+    preset={
+        "num_cells": 4,
+        "penultimate_filters": 1056,
+        "stem": "imagenet",
+        "stem_filters": 32,
+        "default_size": 224,
+    },
 )
-NASNetLarge.__doc__ = _FACTORY_DOC.format(
-    title="NASNet-A (6 @ 4032), the most accurate network",
-    size=331,
-    min_size=32,
-    weights=_PRETRAINED_DOC,
-    function="NASNetLarge",
+NASNetLarge = _factory(
+    "NASNetLarge",
+    "nasnet_large",
+    "NASNet-A (6 @ 4032), the most accurate network",
+    weights="imagenet",
+    classes=1000,
     parameters=88949818,
+    preset={
+        "num_cells": 6,
+        "penultimate_filters": 4032,
+        "stem": "imagenet",
+        "stem_filters": 96,
+        "skip_reduction": True,
+        "default_size": 331,
+    },
 )
-NASNetCIFAR.__doc__ = _FACTORY_DOC.format(
-    title="NASNet-A (6 @ 768), the network for CIFAR-10, as TF-slim does",
-    size=32,
-    min_size=8,
-    weights=_PATH_DOC,
-    function="NASNetCIFAR",
+NASNetCIFAR = _factory(
+    "NASNetCIFAR",
+    "nasnet_cifar",
+    "NASNet-A (6 @ 768), the network for CIFAR-10, as in TF-slim",
+    weights=None,
+    classes=10,
     parameters=3383786,
+    preset={
+        "num_cells": 6,
+        "penultimate_filters": 768,
+        "stem": "cifar",
+        "pool_padding": "same",
+        "bn_momentum": 0.9,
+        "bn_epsilon": 1e-5,
+        "default_size": 32,
+    },
+)
+NASNetTiny = _factory(
+    "NASNetTiny",
+    "nasnet_tiny",
+    "NASNet-A (2 @ 384), a small network whose weights are in the package",
+    weights="cifar10",
+    classes=10,
+    parameters=371066,
+    preset={
+        "num_cells": 2,
+        "penultimate_filters": 384,
+        "stem": "cifar",
+        "pool_padding": "same",
+        "bn_momentum": 0.99,
+        "default_size": 32,
+    },
 )
 
 

@@ -18,6 +18,7 @@ from keras_nasnet.chain import conv_initializer
 from keras_nasnet.chain import conv_regularizer
 from keras_nasnet.genotypes import OPERATION_NAMES
 
+
 class Operation(Chain):
     """What all searched operations have in common.
 
@@ -152,7 +153,9 @@ class Convolution(KernelOperation):
 
     def make_steps(self, input_shape):
         steps = [
-            self.conv("conv", self.filters, self.kernel_size, strides=self.strides),
+            self.conv(
+                "conv", self.filters, self.kernel_size, strides=self.strides
+            ),
             self.batch_norm("bn"),
         ]
         return self.after_relu(steps)
@@ -219,7 +222,11 @@ class DilatedConvolution(KernelOperation):
                 self.conv("conv", self.filters, self.kernel_size),
             ]
         else:
-            steps = [self.conv("conv", self.filters, self.kernel_size, dilation_rate=2)]
+            steps = [
+                self.conv(
+                    "conv", self.filters, self.kernel_size, dilation_rate=2
+                )
+            ]
         steps.append(self.batch_norm("bn"))
         return self.after_relu(steps)
 

@@ -150,7 +150,9 @@ def _converted(record):
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         made = os.path.join(temporary, "converted.weights.h5")
         model.save_weights(made)
-        path = os.path.join(folder, f"{name}-{_digest(made, 'sha256')}.weights.h5")
+        path = os.path.join(
+            folder, f"{name}-{_digest(made, 'sha256')}.weights.h5"
+        )
         os.replace(made, path)
     return path
 
@@ -225,7 +227,14 @@ def _load_official(model, path):
         ) from error
     classes = source.output_shape[-1] if has_top else None
     part = _loadable_part(model, path, classes)
-    convert_keras_applications.copy_weights(source, part)
+    try:
+        convert_keras_applications.copy_weights(source, part)
+    except ValueError as error:
+        top = "with" if has_top else "without"
+        raise ValueError(
+            f"{path} holds {network} {top} top, which does not fit "
+            f"{model.name}: {error}"
+        ) from None
 
 
 def _official_network(path):
@@ -247,8 +256,8 @@ def _load_ours(model, path):
         layers = file.get("layers", {})
         counts = {name: _count_arrays(layers[name]) for name in layers}
         classes = None
-        if counts.get("dense"):
-            classes = layers["dense/vars/1"].shape[0]
+        if counts.get("classifier"):
+            classes = layers["classifier/vars/1"].shape[0]
     part = _loadable_part(model, path, classes, "auxiliary_head" in counts)
     expected = _expected_counts(part)
     found = {n: c for n, c in counts.items() if n.startswith(("cell", "stem"))}
@@ -269,9 +278,11 @@ def _count_arrays(group):
     """Counts the weights below a group, without seeds."""
     names = []
     group.visititems(
-        lambda name, item: names.append(name)
-        if isinstance(item, h5py.Dataset) and "seed_generator" not in name
-        else None
+        lambda name, item: (
+            names.append(name)
+            if isinstance(item, h5py.Dataset) and "seed_generator" not in name
+            else None
+        )
     )
     return len(names)
 

@@ -7,6 +7,7 @@ from keras_nasnet.chain import Chain
 from keras_nasnet.chain import conv_regularizer
 from keras_nasnet.chain import head_dtype
 
+
 @keras.saving.register_keras_serializable("keras_nasnet")
 class DropPath(keras.layers.Layer):
     """Drops whole branches of a cell at random, one choice per image.

@@ -1,5 +1,7 @@
 """Networks and comparisons that several tests share."""
 
+import math
+
 import keras
 import numpy as np
 
@@ -55,16 +57,23 @@ def small_network(
 
 
 def randomize(model, seed=0):
-    """Gives batch norms statistics that a trained network might have.
+    """Gives a network or layer weights that a trained one might have.
 
-    Fresh ones are 0 and 1, with which every mix-up of them goes unnoticed.
+    Above all its batch norms: their first statistics are 0 and 1, with which
+    a mix-up of them goes unnoticed. Kernels keep the scale of what they read,
+    so that the outputs of a deep network stay in range.
     """
     rng = np.random.default_rng(seed)
     for variable in model.weights:
+        shape = variable.shape
         if variable.name in ("gamma", "moving_variance"):
-            variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+            variable.assign(rng.uniform(0.5, 1.5, shape))
         elif variable.name in ("beta", "moving_mean", "bias"):
-            variable.assign(rng.normal(0, 0.2, variable.shape))
+            variable.assign(rng.normal(0, 0.2, shape))
+        elif variable.name.endswith("kernel"):
+            is_depthwise = variable.name == "depthwise_kernel"
+            fan_in = math.prod(shape[:2] if is_depthwise else shape[:-1])
+            variable.assign(rng.normal(0, fan_in**-0.5, shape))
     return model
 
 

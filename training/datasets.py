@@ -40,7 +40,7 @@ def load(name, split, data_dir=None):
         ValueError: If a folder holds no images.
     """
     if os.path.isdir(name):
-        return load_folder(name)
+        return load_folder(name)[0]
     import tensorflow_datasets as tfds
 
     dataset, info = tfds.load(
@@ -54,46 +54,61 @@ def load(name, split, data_dir=None):
     return Split(dataset, count, info.features["label"].names)
 
 
-def load_folder(folder):
+def load_folder(folder, held_out=0.0):
     """Loads a folder that has one subfolder of images per class.
 
     Args:
         folder: Path of the folder.
+        held_out: Share of the images of every class to hold out, in [0, 1).
 
     Returns:
-        A `Split`. Classes are the sorted names of the subfolders.
+        Two `Split`s, the larger one and the one held out. Classes are the
+        sorted names of the subfolders.
 
     Raises:
-        ValueError: If there are fewer than two classes or no images.
+        ValueError: If there are fewer than two classes with images.
     """
     class_names = sorted(e.name for e in os.scandir(folder) if e.is_dir())
-    files, labels = [], []
+    parts = ([], [])
     for label, name in enumerate(class_names):
-        for file in sorted(os.listdir(os.path.join(folder, name))):
-            if file.lower().endswith(IMAGE_ENDINGS):
-                files.append(os.path.join(folder, name, file))
-                labels.append(label)
-    if len(set(labels)) < 2:
-        raise ValueError(
-            f"{folder!r} must have at least two subfolders with images, one "
-            f"for each class. Found images in {len(set(labels))} of "
-            f"{len(class_names)} subfolders."
+        files = sorted(
+            os.path.join(folder, name, file)
+            for file in os.listdir(os.path.join(folder, name))
+            if file.lower().endswith(IMAGE_ENDINGS)
         )
+        if not files:
+            raise ValueError(f"{os.path.join(folder, name)!r} has no images.")
+        for i, file in enumerate(files):
+            # Spreads the held out images evenly over the sorted names.
+            is_out = int((i + 1) * held_out) > int(i * held_out)
+            parts[is_out].append((file, label))
+    if len(class_names) < 2:
+        raise ValueError(
+            f"{folder!r} must have a subfolder of images for each of at "
+            f"least two classes. Found {class_names}."
+        )
+    return tuple(_files_split(part, class_names) for part in parts)
 
+
+def _files_split(examples, class_names):
     def read(file, label):
         image = tf.io.decode_image(
             tf.io.read_file(file), channels=3, expand_animations=False
         )
         return image, label
 
+    files = tf.constant([file for file, _ in examples], tf.string)
+    labels = tf.constant([label for _, label in examples], tf.int64)
     dataset = tf.data.Dataset.from_tensor_slices((files, labels))
-    return Split(dataset.map(read, AUTOTUNE), len(files), class_names)
+    return Split(dataset.map(read, AUTOTUNE), len(examples), class_names)
 
 
 def cifar_train(
     dataset, batch_size, seed, pad=4, cutout=0, whiten=False, image_size=32
 ):
     """Small images, moved, flipped and cut out at random.
+
+    Images of another size are cut to their central square and resized.
 
     Args:
         dataset: `tf.data.Dataset` of (image, label), small enough for memory.
@@ -111,7 +126,7 @@ def cifar_train(
 
     def augment(image, seed):
         seeds = tf.random.split(tf.stack([seed, 0]), 3)
-        image = _normalized(image, whiten)
+        image = _normalized(_square(image, image_size), whiten)
         image = tf.pad(image, [[pad, pad], [pad, pad], [0, 0]])
         image = tf.image.stateless_random_crop(
             image, (image_size, image_size, 3), seeds[0]
@@ -122,11 +137,13 @@ def cifar_train(
     return _training_batches(dataset.cache(), batch_size, seed, 50_000, augment)
 
 
-def cifar_eval(dataset, batch_size, whiten=False, **_):
+def cifar_eval(dataset, batch_size, whiten=False, image_size=32, **_):
     """Small images as they are; arguments as in `cifar_train`."""
-    return dataset.map(
-        lambda image, label: (_normalized(image, whiten), label), AUTOTUNE
-    ).batch(batch_size).prefetch(AUTOTUNE)
+
+    def prepare(image, label):
+        return _normalized(_square(image, image_size), whiten), label
+
+    return dataset.map(prepare, AUTOTUNE).batch(batch_size).prefetch(AUTOTUNE)
 
 
 def inception_train(dataset, batch_size, seed, image_size=224):
@@ -213,6 +230,16 @@ def _training_batches(dataset, batch_size, seed, buffer, augment):
         .batch(batch_size, drop_remainder=True)
         .prefetch(AUTOTUNE)
     )
+
+
+def _square(image, size):
+    """Cuts out the central square and resizes it, if it is not that size."""
+    if image.shape[:2] == (size, size):
+        return image
+    side = tf.reduce_min(tf.shape(image)[:2])
+    image = tf.image.resize_with_crop_or_pad(image, side, side)
+    image.set_shape((None, None, 3))
+    return tf.image.resize(image, (size, size), antialias=True)
 
 
 def _normalized(image, whiten=False):

@@ -4,27 +4,39 @@ Run, and run again after any interruption:
 
     python -m training.train --recipe=cifar10_tiny --workdir=runs/tiny
 
-The working folder then holds `final.keras`, the best network by evaluation
-accuracy (`best.keras`) if the recipe evaluates, `log.csv`, and TensorBoard
-logs. Nothing but the current epoch is lost when the process is killed.
+The working folder then holds the trained network (`final.keras`), the best one
+by validation accuracy if the recipe validates (`best.keras`), `log.csv`, the
+recipe and TensorBoard's logs. A run that is killed loses nothing but its
+current epoch.
 """
 
 import dataclasses
 import json
 import math
 import os
+import sys
 
 import keras
 import tensorflow as tf
 from absl import app
 from absl import flags
-from absl import logging
 
 import keras_nasnet
+from keras_nasnet.names import AUX_LAYER
+from keras_nasnet.names import PREDICTIONS_LAYER
+from training import checkpoints
 from training import datasets
 from training import recipes
 
 FLAGS = flags.FLAGS
+OVERRIDES = (
+    "dataset",
+    "train_split",
+    "eval_split",
+    "epochs",
+    "batch_size",
+    "learning_rate",
+)
 
 
 def define_flags():
@@ -32,28 +44,101 @@ def define_flags():
     flags.DEFINE_string("workdir", None, "Folder of the run.")
     flags.DEFINE_string("data_dir", None, "Folder of prepared tfds data sets.")
     flags.DEFINE_integer("seed", 0, "Decides weights, order, augmentation.")
-    flags.DEFINE_integer("epochs", None, "Epochs, instead of the recipe's.")
-    flags.DEFINE_integer("batch_size", None, "Instead of the recipe's.")
-    flags.DEFINE_float("learning_rate", None, "Instead of the recipe's.")
-    flags.DEFINE_string("train_split", None, "Instead of the recipe's.")
-    flags.DEFINE_string("eval_split", None, "Instead of the recipe's.")
+    flags.DEFINE_bool("mixed_precision", False, "Compute in bfloat16.")
+    flags.DEFINE_enum(
+        "strategy",
+        "none",
+        ["none", "mirrored", "multiworker"],
+        "Distribution over devices, or over the workers of TF_CONFIG.",
+    )
+    flags.DEFINE_string("genotype", None, "JSON file with cells to train.")
+    for name in OVERRIDES:
+        kind = {f.name: f.type for f in dataclasses.fields(recipes.Recipe)}
+        define = {
+            int: flags.DEFINE_integer,
+            float: flags.DEFINE_float,
+        }.get(kind[name], flags.DEFINE_string)
+        define(name, None, f"Overrides the recipe's {name}.")
     flags.mark_flags_as_required(["recipe", "workdir"])
 
 
-def build_model(recipe, classes):
-    """Builds the recipe's network with random weights."""
+def train(recipe, workdir, data_dir=None, seed=0, strategy=None):
+    """Trains by a recipe, or goes on where an earlier call was interrupted.
+
+    Args:
+        recipe: A `training.recipes.Recipe`.
+        workdir: Folder for everything that the run writes.
+        data_dir: Folder of prepared tfds data sets.
+        seed: Integer that decides weights, order and augmentation.
+        strategy: Optional `tf.distribute.Strategy`.
+
+    Returns:
+        The trained network, without what only training needs.
+
+    Raises:
+        ValueError: If `workdir` holds the run of another recipe.
+        FloatingPointError: If the loss stops being a number.
+    """
+    strategy = strategy or tf.distribute.get_strategy()
+    keras.utils.set_random_seed(seed)
+    os.makedirs(workdir, exist_ok=True)
+    _check_recipe(recipe, os.path.join(workdir, "recipe.json"))
+
+    split = datasets.load(recipe.dataset, recipe.train_split, data_dir)
+    steps = split.count // recipe.batch_size
+    if not steps:
+        raise ValueError(
+            f"`batch_size` {recipe.batch_size} is larger than the "
+            f"{split.count} images of {recipe.train_split!r}."
+        )
+    with strategy.scope():
+        model = build_model(recipe, split.class_names)
+        compile_model(model, build_optimizer(recipe, steps), recipe)
+    prepare, prepare_eval = datasets.PIPELINES[recipe.pipeline]
+    training_data = prepare(
+        split.dataset, recipe.batch_size, seed, **recipe.pipeline_args
+    )
+    eval_data = None
+    if recipe.eval_split:
+        eval_split = datasets.load(recipe.dataset, recipe.eval_split, data_dir)
+        eval_data = with_labels_for_heads(
+            prepare_eval(
+                eval_split.dataset, recipe.batch_size, **recipe.pipeline_args
+            ),
+            model,
+        )
+    model.fit(
+        with_labels_for_heads(training_data, model),
+        validation_data=eval_data,
+        epochs=recipe.epochs,
+        steps_per_epoch=steps,
+        callbacks=_callbacks(recipe, workdir, model, steps),
+        verbose=1 if sys.stdout.isatty() else 2,
+    )
+    final = deployed(model)
+    if strategy.extended.should_checkpoint:
+        checkpoints.save_model(final, os.path.join(workdir, "final.keras"))
+    return final
+
+
+def build_model(recipe, class_names):
+    """Builds the network of a recipe with random weights."""
     factory = getattr(keras_nasnet, recipe.factory)
-    return factory(weights=None, classes=classes, **recipe.model)
+    return factory(
+        weights=None,
+        classes=len(class_names),
+        class_names=class_names,
+        **recipe.model,
+    )
 
 
 def build_optimizer(recipe, steps_per_epoch):
-    """Builds the recipe's optimizer with its schedule."""
-    steps = recipe.epochs * steps_per_epoch
-    warmup = math.ceil(recipe.warmup_epochs * steps_per_epoch)
+    """Builds the optimizer of a recipe with its schedule."""
     if recipe.schedule == "cosine":
+        warmup = math.ceil(recipe.warmup_epochs * steps_per_epoch)
         schedule = keras.optimizers.schedules.CosineDecay(
             0.0 if warmup else recipe.learning_rate,
-            steps - warmup,
+            recipe.epochs * steps_per_epoch - warmup,
             warmup_target=recipe.learning_rate if warmup else None,
             warmup_steps=warmup,
         )
@@ -64,120 +149,136 @@ def build_optimizer(recipe, steps_per_epoch):
             decay_rate=0.97,
             staircase=True,
         )
-    common = {
-        "learning_rate": schedule,
+    settings = {
         "momentum": 0.9,
         "global_clipnorm": recipe.clip_norm,
         "use_ema": recipe.ema is not None,
-        "ema_momentum": recipe.ema or 0.99,
+        "ema_momentum": recipe.ema or 0.0,
     }
     if recipe.optimizer == "sgd":
-        return keras.optimizers.SGD(nesterov=True, **common)
-    return keras.optimizers.RMSprop(rho=0.9, epsilon=1.0, **common)
+        return keras.optimizers.SGD(schedule, nesterov=True, **settings)
+    return keras.optimizers.RMSprop(schedule, rho=0.9, epsilon=1.0, **settings)
 
 
-def compile_model(model, optimizer, recipe, classes):
-    """Compiles a model with one or two heads."""
-    # Label smoothing needs one-hot labels, which `heads` makes.
+def compile_model(model, optimizer, recipe):
+    """Compiles a network with one or two heads."""
     loss = keras.losses.CategoricalCrossentropy(
         label_smoothing=recipe.label_smoothing
     )
-    heads = model.output_names
-    weights = {"predictions": 1.0, "aux_predictions": recipe.aux_weight}
+    losses, weights, metrics = loss, None, ["accuracy"]
+    if _has_aux_head(model):
+        losses = {PREDICTIONS_LAYER: loss, AUX_LAYER: loss}
+        weights = {PREDICTIONS_LAYER: 1.0, AUX_LAYER: recipe.aux_weight}
+        metrics = {PREDICTIONS_LAYER: metrics}
+    # XLA runs depthwise convolutions several times slower on a CPU.
+    on_gpu = bool(tf.config.list_physical_devices("GPU"))
     model.compile(
         optimizer,
-        loss={head: loss for head in heads},
-        loss_weights={head: weights[head] for head in heads},
-        metrics={"predictions": ["accuracy"]},
-        # XLA runs depthwise convolutions several times slower on a CPU.
-        jit_compile="auto" if tf.config.list_physical_devices("GPU") else False,
+        loss=losses,
+        loss_weights=weights,
+        metrics=metrics,
+        jit_compile="auto" if on_gpu else False,
     )
 
 
-def for_heads(dataset, model, classes):
-    """Repeats the labels, one-hot, for every head of the model."""
-    heads = model.output_names
+def with_labels_for_heads(dataset, model):
+    """Gives every head of a network the labels, one-hot."""
+    classes = model.get_layer(PREDICTIONS_LAYER).units
+    has_aux_head = _has_aux_head(model)
 
     def repeat(images, labels):
         labels = tf.one_hot(labels, classes)
-        return images, {head: labels for head in heads}
+        if has_aux_head:
+            labels = {PREDICTIONS_LAYER: labels, AUX_LAYER: labels}
+        return images, labels
 
     return dataset.map(repeat, datasets.AUTOTUNE)
 
 
-def train(recipe, workdir, data_dir=None, seed=0):
-    """Trains by a recipe, or goes on where an earlier call was interrupted.
-
-    Args:
-        recipe: A `training.recipes.Recipe`.
-        workdir: Folder for everything that the run writes.
-        data_dir: Folder of prepared tfds data sets.
-        seed: Integer that decides weights, order and augmentation.
-
-    Returns:
-        The trained model.
-    """
-    keras.utils.set_random_seed(seed)
-    os.makedirs(workdir, exist_ok=True)
-    with open(os.path.join(workdir, "recipe.json"), "w") as file:
-        json.dump(dataclasses.asdict(recipe), file, indent=2)
-
-    split = datasets.load(recipe.dataset, recipe.train_split, data_dir)
-    classes = len(split.class_names)
-    prepare, prepare_eval = datasets.PIPELINES[recipe.pipeline]
-    model = build_model(recipe, classes)
-    training_data = for_heads(
-        prepare(split.dataset, recipe.batch_size, seed, **recipe.pipeline_args),
-        model,
-        classes,
+def deployed(model):
+    """Returns a network without its auxiliary head, sharing the weights."""
+    return keras.Model(
+        model.inputs,
+        model.get_layer(PREDICTIONS_LAYER).output,
+        name=model.name,
     )
-    steps = split.count // recipe.batch_size
-    training_data = training_data.apply(tf.data.experimental.assert_cardinality(steps))
-    eval_data = None
-    if recipe.eval_split:
-        eval_data = for_heads(
-            prepare_eval(
-                datasets.load(recipe.dataset, recipe.eval_split, data_dir).dataset,
-                250,
-                **recipe.pipeline_args,
-            ),
-            model,
-            classes,
-        )
-    optimizer = build_optimizer(recipe, steps)
-    compile_model(model, optimizer, recipe, classes)
 
-    path = lambda name: os.path.join(workdir, name)
+
+def _has_aux_head(model):
+    return AUX_LAYER in {layer.name for layer in model.layers}
+
+
+def _callbacks(recipe, workdir, model, steps):
+    def path(name):
+        return os.path.join(workdir, name)
+
     callbacks = [
-        keras.callbacks.BackupAndRestore(path("backup"), double_checkpoint=True, delete_checkpoint=False),
+        checkpoints.StopAtNonFiniteLoss(),
         keras.callbacks.CSVLogger(path("log.csv"), append=True),
-        keras.callbacks.TerminateOnNaN(),
+        keras.callbacks.TensorBoard(path("tensorboard")),
     ]
     if recipe.model.get("drop_path_rate"):
         callbacks.append(keras_nasnet.ScheduledDropPath(recipe.epochs * steps))
-    model.fit(
-        training_data,
-        validation_data=eval_data,
-        epochs=recipe.epochs,
-        callbacks=callbacks,
-        verbose=2,
-    )
-    model.save(path("final.keras"))
-    return model
+    if recipe.ema:
+        callbacks.append(keras.callbacks.SwapEMAWeights())
+    if recipe.eval_split:
+        metric = "accuracy"
+        if _has_aux_head(model):
+            metric = f"{PREDICTIONS_LAYER}_accuracy"
+        callbacks.append(
+            checkpoints.BestModel(path("best.keras"), f"val_{metric}", deployed)
+        )
+    # Last, so that an epoch counts as done only when all else is written.
+    return [*callbacks, checkpoints.Backup(path("backup"))]
+
+
+def _check_recipe(recipe, path):
+    """Keeps the recipe with the run, and two recipes out of one run."""
+    data = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    if os.path.exists(path):
+        with open(path) as file:
+            earlier = json.load(file)
+        changed = sorted(k for k in data if data[k] != earlier.get(k))
+        if changed:
+            raise ValueError(
+                f"`workdir` holds a run with other settings: "
+                f"{', '.join(changed)}. Choose another folder, or give the "
+                f"settings in {path}."
+            )
+    checkpoints.write_json(data, path)
+
+
+def recipe_from_flags():
+    """Returns the chosen recipe with everything that flags override."""
+    recipe = recipes.get(FLAGS.recipe)
+    changes = {n: FLAGS[n].value for n in OVERRIDES if FLAGS[n].present}
+    if FLAGS.genotype:
+        genotype = keras_nasnet.Genotype.load(FLAGS.genotype)
+        model = {**recipe.model, "genotype": genotype.to_dict()}
+        changes["model"] = model
+    return dataclasses.replace(recipe, **changes)
+
+
+def make_strategy(name):
+    """Returns the distribution strategy of a flag."""
+    return {
+        "none": tf.distribute.get_strategy,
+        "mirrored": tf.distribute.MirroredStrategy,
+        "multiworker": tf.distribute.MultiWorkerMirroredStrategy,
+    }[name]()
 
 
 def main(_):
-    recipe = recipes.get(FLAGS.recipe)
-    overrides = {
-        name: getattr(FLAGS, name)
-        for name in ("epochs", "batch_size", "learning_rate", "train_split", "eval_split")
-        if getattr(FLAGS, name) is not None
-    }
+    # Before anything else: collective operations must come first.
+    strategy = make_strategy(FLAGS.strategy)
+    if FLAGS.mixed_precision:
+        keras.config.set_dtype_policy("mixed_bfloat16")
     train(
-        dataclasses.replace(recipe, **overrides),
+        recipe_from_flags(),
         FLAGS.workdir,
         FLAGS.data_dir,
         FLAGS.seed,
+        strategy,
     )
 
 

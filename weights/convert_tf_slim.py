@@ -4,6 +4,8 @@ Run:
 
     python -m weights.convert_tf_slim --checkpoint=FOLDER_OR_TAR \
         --network=mobile --out=nasnet_mobile.weights.h5
+
+The network then runs with `pool_padding="same"`, as TF-slim does.
 """
 
 import contextlib
@@ -14,47 +16,41 @@ import tarfile
 import tempfile
 
 import numpy as np
+from absl import app
+from absl import flags
+
+FLAGS = flags.FLAGS
 
 EMA = "/ExponentialMovingAverage"
 # What a training leaves in a checkpoint besides weights.
 IGNORED = re.compile(r"global_step$|.*/(RMSProp|RMSProp_1|Momentum)$")
 
 # TF-slim's name of a layer -> ours. Kernel sizes are left to the shape check.
-LAYERS = [
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"(?:conv0|l1_stem_3x3)", "stem/conv"),
-        (r"(?:conv0_bn|l1_stem_bn)", "stem/bn"),
-        (r"(\w+cell_\w+|cell_\w+)/1x1", r"\1/fit_input_0/conv"),
-        (r"(\w+cell_\w+|cell_\w+)/beginning_bn", r"\1/fit_input_0/bn"),
-        (r"(\w+cell_\w+|cell_\w+)/prev_1x1", r"\1/fit_input_1/conv"),
-        (r"(\w+cell_\w+|cell_\w+)/path(\d)_conv", r"\1/fit_input_1/path_\2"),
-        (
-            r"(\w+cell_\w+|cell_\w+)/(?:prev_bn|final_path_bn)",
-            r"\1/fit_input_1/bn",
-        ),
-        (
-            r"(\w+)/comb_iter_(\d)/(left|right)/separable_\dx\d_(\d)",
-            r"\1/block_\2_\3/separable_\4",
-        ),
-        (
-            r"(\w+)/comb_iter_(\d)/(left|right)/bn_sep_\dx\d_(\d)",
-            r"\1/block_\2_\3/bn_\4",
-        ),
-        (r"(\w+)/comb_iter_(\d)/(left|right)/1x1", r"\1/block_\2_\3/conv"),
-        (r"(\w+)/comb_iter_(\d)/(left|right)/bn_1", r"\1/block_\2_\3/bn"),
-        (r"(\w+)/cell_output/reduction_(\d)/path_conv", r"\1/fit_output_\2/conv"),
-        (r"(\w+)/cell_output/reduction_(\d)/path_bn", r"\1/fit_output_\2/bn"),
-        (r"aux_\d+/aux_logits/proj", "aux_predictions/projection"),
-        (r"aux_\d+/aux_logits/aux_bn(\d)", r"aux_predictions/bn_\1"),
-        (r"aux_\d+/aux_logits/Conv", "aux_predictions/conv"),
-        (
-            r"aux_\d+/aux_logits/(?:FC|fully_connected)",
-            "aux_predictions/predictions",
-        ),
-        (r"final_layer/(?:FC|fully_connected)", "predictions"),
-    )
-]
+_CELL = r"(\w*cell_\w+)"
+_BRANCH = rf"{_CELL}/comb_iter_(\d)/(left|right)"
+_OUTPUT = rf"{_CELL}/cell_output/reduction_(\d)"
+_AUX = r"aux_\d+/aux_logits"
+_DENSE = "(?:FC|fully_connected)"
+LAYERS = {
+    "conv0|l1_stem_3x3": "stem/conv",
+    "conv0_bn|l1_stem_bn": "stem/bn",
+    f"{_CELL}/1x1": r"\1/fit_input_0/conv",
+    f"{_CELL}/beginning_bn": r"\1/fit_input_0/bn",
+    f"{_CELL}/prev_1x1": r"\1/fit_input_1/conv",
+    rf"{_CELL}/path(\d)_conv": r"\1/fit_input_1/path_\2",
+    f"{_CELL}/(?:prev_bn|final_path_bn)": r"\1/fit_input_1/bn",
+    rf"{_BRANCH}/separable_\dx\d_(\d)": r"\1/block_\2_\3/separable_\4",
+    rf"{_BRANCH}/bn_sep_\dx\d_(\d)": r"\1/block_\2_\3/bn_\4",
+    f"{_BRANCH}/1x1": r"\1/block_\2_\3/conv",
+    f"{_BRANCH}/bn_1": r"\1/block_\2_\3/bn",
+    f"{_OUTPUT}/path_conv": r"\1/fit_output_\2/conv",
+    f"{_OUTPUT}/path_bn": r"\1/fit_output_\2/bn",
+    f"{_AUX}/proj": "aux_predictions/projection",
+    rf"{_AUX}/aux_bn(\d)": r"aux_predictions/bn_\1",
+    f"{_AUX}/Conv": "aux_predictions/conv",
+    f"{_AUX}/{_DENSE}": "aux_predictions/predictions",
+    f"final_layer/{_DENSE}": "predictions",
+}
 WEIGHTS = {
     "weights": "kernel",
     "biases": "bias",
@@ -98,8 +94,8 @@ def our_path(name):
     'cell_0/block_0_left/bn_1/gamma'
     """
     layer, _, weight = name.rpartition("/")
-    for pattern, replacement in LAYERS:
-        match = pattern.fullmatch(layer)
+    for pattern, replacement in LAYERS.items():
+        match = re.fullmatch(pattern, layer)
         if match and weight in WEIGHTS:
             return f"{match.expand(replacement)}/{WEIGHTS[weight]}"
     return None
@@ -248,3 +244,44 @@ def _check(checkpoint, by_path, targets):
             f"{checkpoint} does not fit the model: {shown}"
             + (f"; and {more} more." if more > 0 else ".")
         )
+
+
+def define_flags():
+    flags.DEFINE_string("checkpoint", None, "Prefix, folder or .tar.gz.")
+    flags.DEFINE_enum(
+        "network", "mobile", ["mobile", "large", "cifar"], "What it holds."
+    )
+    flags.DEFINE_string("out", None, "The .weights.h5 file to write.")
+    flags.DEFINE_bool("ema", False, "Take the moving averages.")
+    flags.DEFINE_bool("aux_head", False, "Convert the auxiliary head too.")
+    flags.mark_flags_as_required(["checkpoint", "out"])
+
+
+def main(_):
+    import keras_nasnet
+
+    factory = {
+        "mobile": keras_nasnet.NASNetMobile,
+        "large": keras_nasnet.NASNetLarge,
+        "cifar": keras_nasnet.NASNetCIFAR,
+    }[FLAGS.network]
+    model = factory(weights=None, aux_head=FLAGS.aux_head)
+    done = convert(FLAGS.checkpoint, model, FLAGS.ema)
+    folder = os.path.dirname(os.path.abspath(FLAGS.out))
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        made = os.path.join(temporary, "converted.weights.h5")
+        model.save_weights(made)
+        os.replace(made, FLAGS.out)
+    print(f"Wrote {FLAGS.out}: {done.copied} variables.")
+    if done.ema_difference is not None:
+        print(
+            "Largest difference between a variable and its moving average: "
+            f"{done.ema_difference:.3g}"
+        )
+    if done.left_out:
+        print(f"Left out: {', '.join(done.left_out)}")
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)

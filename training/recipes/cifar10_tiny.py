@@ -8,10 +8,8 @@ Run:
 from training.recipes import Recipe
 
 RECIPE = Recipe(
-    factory="NASNetCIFAR",
+    factory="NASNetTiny",
     model={
-        "num_cells": 2,
-        "penultimate_filters": 384,
         "aux_head": True,
         "drop_path_rate": 0.1,
         "weight_decay": 5e-4,

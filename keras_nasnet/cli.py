@@ -1,0 +1,247 @@
+"""The command line: `keras-nasnet`, or `python -m keras_nasnet`.
+
+A command is a function that takes the parsed arguments, and an entry in
+`_parser()`.
+"""
+
+import argparse
+import math
+import os
+import sys
+
+import keras
+
+from keras_nasnet import genotypes
+from keras_nasnet import nasnet
+from keras_nasnet.canvas import picture_path
+from keras_nasnet.macs import count_macs_by_layer
+from keras_nasnet.visualize import plot_cell
+from keras_nasnet.visualize import plot_network
+
+MODELS = {
+    "mobile": nasnet.NASNetMobile,
+    "large": nasnet.NASNetLarge,
+    "cifar": nasnet.NASNetCIFAR,
+}
+
+NETWORKS = """
+NETWORK is one of
+  mobile, large, cifar  a published NASNet-A, with random weights
+  nasnet-a              the genotype of NASNet-A
+  FILE.json             another genotype
+  FILE.keras            a saved model"""
+
+SUMMARY_DESCRIPTION = """\
+Lists the layers of a network with their output shapes, their parameters and
+the multiply-adds that they spend on one image. A genotype is put in the place
+of NASNet-A in NASNet-A Mobile: 4 cells in a stack, 44 filters in the first."""
+
+SUMMARY_EXAMPLES = """\
+examples:
+  keras-nasnet summary mobile
+  keras-nasnet summary large --input-size 480 640
+  keras-nasnet summary found.json
+"""
+
+PLOT_DESCRIPTION = """\
+Draws the two cells of a genotype, like Figure 4 of the NASNet paper, or the
+layers of a network and the two inputs of every cell."""
+
+PLOT_EXAMPLES = """\
+examples:
+  keras-nasnet plot nasnet-a --out cells.svg
+  keras-nasnet plot found.json --out found.png
+  keras-nasnet plot mobile --out mobile.png
+"""
+
+
+def main(argv=None):
+    """Runs a command.
+
+    Args:
+        argv: List of strings, the arguments; `None` takes the process's own.
+
+    Returns:
+        The exit status: 0, or 2 if the user has to change something, which is
+        then said in one line on stderr.
+    """
+    try:
+        args = _parser().parse_args(argv)
+    except SystemExit as stop:  # after --help or a usage error
+        return stop.code
+    try:
+        args.run(args)
+    except (ValueError, OSError, ImportError) as error:
+        message = " ".join(str(error).split())
+        print(f"keras-nasnet {args.command}: {message}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def summary(args):
+    """Prints the layers of a network and what they cost."""
+    size = _image_size(args.input_size)
+    model = _load(args.network, size)
+    if isinstance(model, genotypes.Genotype):
+        model = _like_mobile(model, size)
+    macs = count_macs_by_layer(model)
+    rows = [("layer", "output shape", "parameters", "multiply-adds")]
+    for layer in model.layers:
+        shape = keras.tree.flatten(layer.output)[0].shape[1:]
+        rows.append(
+            (
+                layer.name,
+                " x ".join("?" if n is None else str(n) for n in shape),
+                f"{layer.count_params():,}",
+                _in_millions(macs.get(layer.name, 0)),
+            )
+        )
+    trainable = sum(math.prod(w.shape) for w in model.trainable_weights)
+    print(f"{model.name}\n")
+    _print_table(rows)
+    print()
+    _print_table(
+        [
+            ("parameters", f"{model.count_params():,}"),
+            ("  trainable", f"{trainable:,}"),
+            ("multiply-adds", _in_millions(sum(macs.values()))),
+        ]
+    )
+
+
+def plot(args):
+    """Draws a genotype or a network."""
+    # Before a network is built for nothing.
+    path = picture_path(args.out)
+    loaded = _load(args.network)
+    if isinstance(loaded, genotypes.Genotype):
+        plot_cell(loaded, path)
+    else:
+        plot_network(loaded, path)
+    print(f"Wrote {path}")
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="keras-nasnet",
+        description="Looks into NASNet networks and their cells.",
+        epilog="`keras-nasnet COMMAND --help` explains a command.",
+    )
+    commands = parser.add_subparsers(
+        title="commands", dest="command", metavar="COMMAND", required=True
+    )
+
+    command = _add_command(
+        commands,
+        summary,
+        "list the layers of a network and what they cost",
+        SUMMARY_DESCRIPTION,
+        SUMMARY_EXAMPLES,
+    )
+    command.add_argument("network", metavar="NETWORK", help="see above")
+    command.add_argument(
+        "--input-size",
+        type=int,
+        nargs="+",
+        metavar=("H", "W"),
+        help="height and width of the image in pixels, one number if it is "
+        "square (default: the size that the network was made for)",
+    )
+
+    command = _add_command(
+        commands,
+        plot,
+        "draw the cells of a genotype or the layers of a network",
+        PLOT_DESCRIPTION,
+        PLOT_EXAMPLES,
+    )
+    command.add_argument("network", metavar="NETWORK", help="see above")
+    command.add_argument(
+        "--out",
+        required=True,
+        metavar="FILE",
+        help="the picture to write: .png, .svg or .pdf",
+    )
+    return parser
+
+
+def _add_command(commands, run, summary, description, examples):
+    """Registers a function as the command of its name."""
+    command = commands.add_parser(
+        run.__name__,
+        help=summary,
+        description=f"{description}\n{NETWORKS}",
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(run=run)
+    return command
+
+
+def _load(network, size=None):
+    """Returns the model or the genotype that the user named."""
+    if network == "nasnet-a":
+        return genotypes.NASNET_A
+    if network in MODELS:
+        shape = size and (*size, 3)
+        return MODELS[network](input_shape=shape, weights=None)
+    extension = os.path.splitext(network)[1]
+    if extension not in (".keras", ".json"):
+        raise ValueError(
+            f"unknown network {network!r}. Expected nasnet-a, "
+            f"{', '.join(MODELS)} or the path of a .keras or .json file."
+        )
+    if not os.path.isfile(network):
+        raise ValueError(f"there is no file {network!r}")
+    if extension == ".json":
+        return genotypes.Genotype.load(network)
+    return _load_model(network, size)
+
+
+def _load_model(path, size):
+    try:
+        model = keras.saving.load_model(path, compile=False)
+    except Exception as error:  # Keras raises many kinds, some pages long.
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"{path} cannot be loaded: {reason}") from error
+    if size is None:
+        return model
+    image = keras.Input((*size, model.inputs[0].shape[-1]))
+    image = keras.tree.pack_sequence_as(model.input, [image])
+    return keras.models.clone_model(model, input_tensors=image)
+
+
+def _like_mobile(genotype, size):
+    """Puts a genotype where NASNet-A stands in NASNet-A Mobile."""
+    first_stack = 44
+    return nasnet.NASNet(
+        input_shape=size and (*size, 3),
+        genotype=genotype,
+        num_cells=4,
+        penultimate_filters=first_stack * 4 * len(genotype.normal.outputs),
+        name=genotype.name or "nasnet",
+    )
+
+
+def _image_size(numbers):
+    if numbers is None:
+        return None
+    if len(numbers) > 2 or min(numbers) < 1:
+        raise ValueError(
+            "--input-size takes the height and the width of the image, or "
+            "one number for both, in pixels. "
+            f"Received: {' '.join(map(str, numbers))}"
+        )
+    return (numbers[0], numbers[-1])
+
+
+def _in_millions(count):
+    return f"{count / 1e6:,.2f} M" if count else "0"
+
+
+def _print_table(rows):
+    """Prints rows in columns, the first one to the left, others right."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for first, *others in rows:
+        cells = [f"{text:>{n}}" for text, n in zip(others, widths[1:])]
+        print("  ".join([f"{first:<{widths[0]}}", *cells]))

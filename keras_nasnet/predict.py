@@ -1,0 +1,88 @@
+"""Classifies image files and says the answers in words."""
+
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from keras_nasnet import images
+from keras_nasnet.classifier import Classifier
+from keras_nasnet.preprocessing import imagenet_classes
+from keras_nasnet.preprocessing import preprocess_input
+
+# Networks for images this small see the whole image; for larger ones the
+# border is cut off, as in the evaluation of the published networks.
+SMALL_IMAGE = 64
+
+
+class Prediction(NamedTuple):
+    """A class and how likely it is."""
+
+    name: str
+    probability: float
+
+
+def predict(model, path, top=5):
+    """Classifies one image file.
+
+    Args:
+        model: A classifier built by this package.
+        path: Path of an image of any format that Pillow reads.
+        top: Number of classes to return.
+
+    Returns:
+        A list of `Prediction`, most likely first.
+
+    Raises:
+        ValueError: If the image cannot be read or the model is no classifier.
+
+    Example:
+
+    ```python
+    model = keras_nasnet.NASNetTiny()
+    for name, probability in keras_nasnet.predict(model, "cat.jpg"):
+        print(f"{name} {probability:.0%}")
+    ```
+    """
+    names = class_names(model)
+    size = tuple(n or 224 for n in model.input_shape[1:3])
+    crop = 1.0 if max(size) <= SMALL_IMAGE else 0.875
+    pixels = images.load_image(path, size, crop)[None]
+    if not takes_pixels(model):
+        pixels = preprocess_input(pixels)
+    scores = np.asarray(model.predict_on_batch(pixels), "float64")[0]
+    if keras.activations.serialize(head(model).activation) == "linear":
+        scores = np.exp(scores - scores.max())
+        scores /= scores.sum()
+    best = np.argsort(-scores, kind="stable")[:top]
+    return [Prediction(names[i], float(scores[i])) for i in best]
+
+
+def head(model):
+    """Returns the classifier of a model.
+
+    Raises:
+        ValueError: If the model has none of ours.
+    """
+    for layer in model.layers:
+        if isinstance(layer, Classifier):
+            return layer
+    raise ValueError(
+        f"{model.name} has no classifier of keras_nasnet. Build it with "
+        "`include_top=True`, or end it in a `keras_nasnet.Classifier`."
+    )
+
+
+def class_names(model):
+    """Returns the names of a model's classes, made up where unknown."""
+    layer = head(model)
+    if layer.class_names:
+        return layer.class_names
+    if layer.units == 1000:
+        return [name for _, name in imagenet_classes()]
+    return [f"class {i}" for i in range(layer.units)]
+
+
+def takes_pixels(model):
+    """Whether a model scales pixels in [0, 255] itself."""
+    return any(isinstance(la, keras.layers.Rescaling) for la in model.layers)

@@ -1,0 +1,202 @@
+"""Fine-tunes a pretrained network on a folder of images or a tfds data set.
+
+Run:
+
+    python -m training.finetune --dataset=FOLDER --workdir=runs/mine
+
+The folder has one subfolder of images per class. First only the new
+classifier is trained, then also the cells from `--unfreeze_from` on; batch
+norms keep their statistics. `final.keras` in the working folder knows its
+classes:
+
+    keras-nasnet predict IMAGE --model runs/mine/final.keras
+"""
+
+import os
+import sys
+
+import keras
+from absl import app
+from absl import flags
+
+import keras_nasnet
+from training import checkpoints
+from training import datasets
+from training import evaluate
+
+FLAGS = flags.FLAGS
+# Name of a pretrained network -> factory, input pipeline, image size.
+NETWORKS = {
+    "tiny": (keras_nasnet.NASNetTiny, "cifar", 32),
+    "mobile": (keras_nasnet.NASNetMobile, "inception", 224),
+    "large": (keras_nasnet.NASNetLarge, "inception", 331),
+}
+PRETRAINED = {"tiny": "cifar10", "mobile": "imagenet", "large": "imagenet"}
+
+
+def define_flags():
+    flags.DEFINE_enum("model", "mobile", list(NETWORKS), "Where to start.")
+    flags.DEFINE_string("weights", None, "File instead of published weights.")
+    flags.DEFINE_string("dataset", None, "tfds data set or folder of images.")
+    flags.DEFINE_string("train_split", "train", "tfds split to train on.")
+    flags.DEFINE_string("eval_split", None, "tfds split to evaluate on.")
+    flags.DEFINE_string("data_dir", None, "Folder of prepared tfds data sets.")
+    flags.DEFINE_string("workdir", None, "Folder of the run.")
+    flags.DEFINE_float("held_out", 0.2, "Share of a folder to evaluate on.")
+    flags.DEFINE_integer("head_epochs", 10, "Epochs for the classifier alone.")
+    flags.DEFINE_integer("epochs", 10, "Epochs for cells and classifier.")
+    flags.DEFINE_string("unfreeze_from", None, "First cell that is trained.")
+    flags.DEFINE_float(
+        "learning_rate", 1e-3, "Of the classifier; the cells get a tenth."
+    )
+    flags.DEFINE_integer("batch_size", 32, "Images per step.")
+    flags.DEFINE_integer("seed", 0, "Decides weights, order, augmentation.")
+    flags.mark_flags_as_required(["dataset", "workdir"])
+
+
+def freeze(model, unfreeze_from=None):
+    """Leaves the classifier and the cells from a named one on trainable.
+
+    Batch norms keep their statistics everywhere: a few images are too few to
+    estimate new ones.
+
+    Args:
+        model: A network of `keras_nasnet`.
+        unfreeze_from: Name of the first layer to train, such as `"cell_8"`;
+            `None` for the classifier alone.
+
+    Raises:
+        ValueError: If there is no layer of that name.
+    """
+    names = [layer.name for layer in model.layers]
+    first = unfreeze_from or names[-1]
+    if first not in names:
+        raise ValueError(
+            f"`unfreeze_from` names no layer of {model.name}: {first!r}. "
+            f"Expected one of {', '.join(names)}."
+        )
+    for i, layer in enumerate(model.layers):
+        layer.trainable = i >= names.index(first)
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False
+
+
+def finetune(
+    model,
+    train_data,
+    eval_data,
+    workdir,
+    head_epochs,
+    epochs,
+    learning_rate,
+    unfreeze_from=None,
+):
+    """Trains the classifier, then also the last cells.
+
+    Can be interrupted and called again with the same arguments.
+
+    Args:
+        model: A pretrained network with a new classifier.
+        train_data: Batches of (images, labels).
+        eval_data: Batches of (images, labels) to validate on.
+        workdir: Folder for everything that is written.
+        head_epochs: Epochs for the classifier alone.
+        epochs: Epochs for the cells from `unfreeze_from` on and classifier.
+        learning_rate: Of Adam, for the classifier; the cells get a tenth.
+        unfreeze_from: Name of the first layer to train; `None` skips the
+            second part.
+
+    Returns:
+        The trained model, which is saved as `final.keras`.
+    """
+    phases = [("head", None, head_epochs, learning_rate)]
+    if unfreeze_from:
+        phases.append(("cells", unfreeze_from, epochs, learning_rate / 10))
+    for phase, first, phase_epochs, rate in phases:
+        freeze(model, first)
+        model.compile(
+            keras.optimizers.Adam(rate),
+            loss="sparse_categorical_crossentropy",
+            metrics=["accuracy"],
+            jit_compile=False,
+        )
+        model.fit(
+            train_data,
+            validation_data=eval_data,
+            epochs=phase_epochs,
+            callbacks=[
+                checkpoints.StopAtNonFiniteLoss(),
+                checkpoints.Backup(os.path.join(workdir, f"backup_{phase}")),
+            ],
+            verbose=1 if sys.stdout.isatty() else 2,
+        )
+    checkpoints.save_model(model, os.path.join(workdir, "final.keras"))
+    return model
+
+
+def load_splits(dataset, train_split, eval_split, data_dir, held_out):
+    """Loads what to train and what to evaluate on.
+
+    Args:
+        dataset: tfds data set, or a folder of images, of which every n-th
+            image is held out.
+        train_split: tfds split to train on.
+        eval_split: tfds split to evaluate on.
+        data_dir: Folder of prepared tfds data sets.
+        held_out: Share of a folder to evaluate on, in (0, 1).
+
+    Returns:
+        Two `datasets.Split`s.
+
+    Raises:
+        ValueError: If a tfds data set comes without `eval_split`.
+    """
+    if os.path.isdir(dataset):
+        return datasets.load_folder(dataset, held_out)
+    if not eval_split:
+        raise ValueError(
+            f"{dataset} is a tfds data set, so --eval_split must name the "
+            'split to evaluate on, such as "test".'
+        )
+    return tuple(
+        datasets.load(dataset, split, data_dir)
+        for split in (train_split, eval_split)
+    )
+
+
+def main(_):
+    keras.utils.set_random_seed(FLAGS.seed)
+    factory, pipeline, size = NETWORKS[FLAGS.model]
+    train_split, eval_split = load_splits(
+        FLAGS.dataset,
+        FLAGS.train_split,
+        FLAGS.eval_split,
+        FLAGS.data_dir,
+        FLAGS.held_out,
+    )
+    model = factory(
+        weights=FLAGS.weights or PRETRAINED[FLAGS.model],
+        classes=len(train_split.class_names),
+        class_names=train_split.class_names,
+    )
+    os.makedirs(FLAGS.workdir, exist_ok=True)
+    prepare, prepare_eval = datasets.PIPELINES[pipeline]
+    batch_size = min(FLAGS.batch_size, train_split.count)
+    eval_data = prepare_eval(eval_split.dataset, batch_size, image_size=size)
+    finetune(
+        model,
+        prepare(train_split.dataset, batch_size, FLAGS.seed, image_size=size),
+        eval_data,
+        FLAGS.workdir,
+        FLAGS.head_epochs,
+        FLAGS.epochs,
+        FLAGS.learning_rate,
+        FLAGS.unfreeze_from,
+    )
+    print(evaluate.evaluate(model, eval_data, eval_split.count))
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)
