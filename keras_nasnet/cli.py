@@ -5,6 +5,7 @@ A command is a function that takes the parsed arguments, and an entry in
 """
 
 import argparse
+import json
 import math
 import os
 import sys
@@ -15,26 +16,32 @@ from keras_nasnet import genotypes
 from keras_nasnet import nasnet
 from keras_nasnet.canvas import picture_path
 from keras_nasnet.macs import count_macs_by_layer
+from keras_nasnet.predict import predict as predict_image
 from keras_nasnet.visualize import plot_cell
 from keras_nasnet.visualize import plot_network
 
 MODELS = {
+    "tiny": nasnet.NASNetTiny,
     "mobile": nasnet.NASNetMobile,
     "large": nasnet.NASNetLarge,
     "cifar": nasnet.NASNetCIFAR,
 }
+# Networks with published weights.
+PRETRAINED = ("tiny", "mobile", "large")
 
 NETWORKS = """
 NETWORK is one of
-  mobile, large, cifar  a published NASNet-A, with random weights
+  tiny, mobile, large, cifar
+                        a NASNet-A, here with random weights
   nasnet-a              the genotype of NASNet-A
   FILE.json             another genotype
   FILE.keras            a saved model"""
 
-SUMMARY_DESCRIPTION = """\
+SUMMARY_DESCRIPTION = f"""\
 Lists the layers of a network with their output shapes, their parameters and
 the multiply-adds that they spend on one image. A genotype is put in the place
-of NASNet-A in NASNet-A Mobile: 4 cells in a stack, 44 filters in the first."""
+of NASNet-A in NASNet-A Mobile: 4 cells in a stack, 44 filters in the first.
+{NETWORKS}"""
 
 SUMMARY_EXAMPLES = """\
 examples:
@@ -43,9 +50,26 @@ examples:
   keras-nasnet summary found.json
 """
 
-PLOT_DESCRIPTION = """\
+PREDICT_DESCRIPTION = """\
+Says what images show. Every image that cannot be read is named on stderr; the
+others are answered all the same, and the exit status is then 1.
+
+NETWORK is one of
+  tiny           NASNet-A for the ten classes of CIFAR-10, part of this package
+  mobile, large  NASNet-A for the 1000 classes of ImageNet, downloaded once
+  FILE.keras     a saved classifier"""
+
+PREDICT_EXAMPLES = """\
+examples:
+  keras-nasnet predict photo.jpg
+  keras-nasnet predict *.jpg --model mobile --top 3
+  keras-nasnet predict photo.jpg --model mine.keras --json
+"""
+
+PLOT_DESCRIPTION = f"""\
 Draws the two cells of a genotype, like Figure 4 of the NASNet paper, or the
-layers of a network and the two inputs of every cell."""
+layers of a network and the two inputs of every cell.
+{NETWORKS}"""
 
 PLOT_EXAMPLES = """\
 examples:
@@ -62,20 +86,19 @@ def main(argv=None):
         argv: List of strings, the arguments; `None` takes the process's own.
 
     Returns:
-        The exit status: 0, or 2 if the user has to change something, which is
-        then said in one line on stderr.
+        The exit status: 0; 1 if some images could not be read; 2 if the user
+        has to change something, which is then said in one line on stderr.
     """
     try:
         args = _parser().parse_args(argv)
     except SystemExit as stop:  # after --help or a usage error
         return stop.code
     try:
-        args.run(args)
+        return args.run(args) or 0
     except (ValueError, OSError, ImportError) as error:
         message = " ".join(str(error).split())
         print(f"keras-nasnet {args.command}: {message}", file=sys.stderr)
         return 2
-    return 0
 
 
 def summary(args):
@@ -121,10 +144,40 @@ def plot(args):
     print(f"Wrote {path}")
 
 
+def predict(args):
+    """Classifies image files, each on its own."""
+    model = _load_pretrained(args.model)
+    failed = 0
+    for path in args.images:
+        answer = {"image": path}
+        try:
+            answer["predictions"] = [
+                prediction._asdict()
+                for prediction in predict_image(model, path, args.top)
+            ]
+        except ValueError as error:
+            answer["error"] = str(error)
+            failed += 1
+        if args.json:
+            print(json.dumps(answer))
+        else:
+            _print_answer(answer)
+    return 1 if failed else 0
+
+
+def _print_answer(answer):
+    if "error" in answer:
+        print(f"keras-nasnet predict: {answer['error']}", file=sys.stderr)
+        return
+    print(answer["image"])
+    for prediction in answer["predictions"]:
+        print(f"  {prediction['probability']:7.2%}  {prediction['name']}")
+
+
 def _parser():
     parser = argparse.ArgumentParser(
         prog="keras-nasnet",
-        description="Looks into NASNet networks and their cells.",
+        description="Runs NASNet networks and looks into their cells.",
         epilog="`keras-nasnet COMMAND --help` explains a command.",
     )
     commands = parser.add_subparsers(
@@ -150,6 +203,30 @@ def _parser():
 
     command = _add_command(
         commands,
+        predict,
+        "say what images show",
+        PREDICT_DESCRIPTION,
+        PREDICT_EXAMPLES,
+    )
+    command.add_argument("images", nargs="+", metavar="IMAGE")
+    command.add_argument(
+        "--model",
+        default="tiny",
+        metavar="NETWORK",
+        help="the network to ask (default: tiny)",
+    )
+    command.add_argument(
+        "--top",
+        type=int,
+        default=5,
+        help="number of answers for an image (default: 5)",
+    )
+    command.add_argument(
+        "--json", action="store_true", help="print a line of JSON per image"
+    )
+
+    command = _add_command(
+        commands,
         plot,
         "draw the cells of a genotype or the layers of a network",
         PLOT_DESCRIPTION,
@@ -170,7 +247,7 @@ def _add_command(commands, run, summary, description, examples):
     command = commands.add_parser(
         run.__name__,
         help=summary,
-        description=f"{description}\n{NETWORKS}",
+        description=description,
         epilog=examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -198,7 +275,19 @@ def _load(network, size=None):
     return _load_model(network, size)
 
 
-def _load_model(path, size):
+def _load_pretrained(network):
+    """Returns a classifier with trained weights."""
+    if network in PRETRAINED:
+        return MODELS[network]()
+    if not network.endswith(".keras") or not os.path.isfile(network):
+        raise ValueError(
+            f"unknown network {network!r}. Expected {', '.join(PRETRAINED)} "
+            "or the path of an existing .keras file."
+        )
+    return _load_model(network)
+
+
+def _load_model(path, size=None):
     try:
         model = keras.saving.load_model(path, compile=False)
     except Exception as error:  # Keras raises many kinds, some pages long.

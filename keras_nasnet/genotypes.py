@@ -332,11 +332,11 @@ class Genotype:
     def save(self, path):
         """Writes the genotype to a JSON file, whole or not at all."""
         folder = os.path.dirname(os.path.abspath(path))
-        with tempfile.NamedTemporaryFile(
-            "w", dir=folder, suffix=".json", delete=False
-        ) as file:
-            file.write(self.to_json() + "\n")
-        os.replace(file.name, path)
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            made = os.path.join(temporary, "genotype.json")
+            with open(made, "w") as file:
+                file.write(self.to_json() + "\n")
+            os.replace(made, path)
 
     @classmethod
     def load(cls, path):

@@ -39,9 +39,8 @@ def plot_cell(genotype, to_file):
 
     Example:
 
-    ```python
-    keras_nasnet.plot_cell(keras_nasnet.NASNET_A, "cells.svg")
-    ```
+    >>> keras_nasnet.plot_cell(keras_nasnet.NASNET_A, "cells.svg")
+    'cells.svg'
     """
     path = picture_path(to_file)
     title = None
@@ -94,10 +93,9 @@ def plot_network(model, to_file):
 
     Example:
 
-    ```python
-    model = keras_nasnet.NASNetMobile(weights=None)
-    keras_nasnet.plot_network(model, "mobile.png")
-    ```
+    >>> model = keras_nasnet.NASNetMobile(weights=None)
+    >>> keras_nasnet.plot_network(model, "mobile.png")
+    'mobile.png'
     """
     path = picture_path(to_file)
     network = NetworkDrawing(model)
