@@ -6,11 +6,12 @@ import keras
 from keras import ops
 
 from keras_nasnet.chain import Chain
+from keras_nasnet.checks import check_pool_padding
+from keras_nasnet.checks import check_positive
+from keras_nasnet.checks import check_strides
 from keras_nasnet.genotypes import CellGenotype
 from keras_nasnet.operations import OPERATIONS
 from keras_nasnet.operations import Convolution
-from keras_nasnet.operations import check_pool_padding
-from keras_nasnet.operations import check_positive
 from keras_nasnet.operations import strided_shape
 from keras_nasnet.regularization import DropPath
 
@@ -38,6 +39,7 @@ class Stem(Chain):
     def __init__(self, filters, strides=2, **kwargs):
         super().__init__(**kwargs)
         check_positive("filters", filters)
+        check_strides(strides)
         self.filters = filters
         self.strides = strides
 
@@ -205,16 +207,18 @@ class Cell(Chain):
                 f"Received: genotype={genotype!r}"
             )
         check_positive("filters", filters)
-        if strides not in (1, 2):
-            raise ValueError(
-                f"`strides` must be 1 or 2. Received: strides={strides!r}"
-            )
+        check_strides(strides)
         if previous not in PREVIOUS:
             raise ValueError(
                 f"`previous` must be one of {', '.join(PREVIOUS)}. "
                 f"Received: previous={previous!r}"
             )
         check_pool_padding(pool_padding)
+        if not 0 <= drop_path_rate < 1:
+            raise ValueError(
+                "`drop_path_rate` must be in [0, 1). "
+                f"Received: drop_path_rate={drop_path_rate!r}"
+            )
         self.genotype = genotype
         self.filters = filters
         self.strides = strides
@@ -314,10 +318,14 @@ class Cell(Chain):
             if fit:
                 yield fit, shapes[i]
                 shapes[i] = fit.compute_output_shape(shapes[i])
-        for block, operations in zip(self.genotype.blocks, self.operations):
+        for block, operations, norm in zip(
+            self.genotype.blocks, self.operations, self.norms
+        ):
             for branch, operation in zip(block.branches, operations):
                 yield operation, shapes[branch.state]
             shapes.append(self._block_shape(block, shapes))
+            if norm:
+                yield norm, shapes[-1]
         for state, fit in zip(self.genotype.outputs, self.fit_outputs):
             if fit:
                 yield fit, shapes[state]

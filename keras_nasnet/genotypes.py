@@ -346,10 +346,9 @@ class Genotype:
             ValueError: If the file does not hold a genotype. The message
                 names the file.
         """
-        with open(path) as file:
-            text = file.read()
         try:
-            return cls.from_json(text)
+            with open(path) as file:
+                return cls.from_json(file.read())
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
@@ -455,11 +454,17 @@ def _smallest_order(cell):
                     (b, branch.operation)
                 )
 
+    def place(state):
+        # Concatenated outputs may come in any order; otherwise each one
+        # becomes a certain input state of the next cell.
+        if state not in cell.outputs:
+            return -1
+        return 0 if cell.concat_outputs else cell.outputs.index(state)
+
     def code(b, numbers):
         block = cell.blocks[b]
         branches = sorted((op, numbers[s]) for op, s in block.branches)
-        is_output = cell.num_inputs + b in cell.outputs
-        return (block.combiner, tuple(branches), is_output)
+        return (block.combiner, tuple(branches), place(cell.num_inputs + b))
 
     def order(numbers):
         ready = [
@@ -482,7 +487,7 @@ def _smallest_order(cell):
         )
         return (smallest, *min(rests))
 
-    inputs = tuple(s for s in sorted(cell.outputs) if s < cell.num_inputs)
+    inputs = tuple(map(place, range(cell.num_inputs)))
     return (inputs, order({s: s for s in range(cell.num_inputs)}))
 
 

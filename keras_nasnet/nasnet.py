@@ -16,13 +16,13 @@ from keras_nasnet.cells import Cell
 from keras_nasnet.cells import Stem
 from keras_nasnet.chain import conv_regularizer
 from keras_nasnet.chain import head_dtype
+from keras_nasnet.checks import check_pool_padding
+from keras_nasnet.checks import check_positive
 from keras_nasnet.classifier import Classifier
 from keras_nasnet.genotypes import NASNET_A
 from keras_nasnet.names import AUX_LAYER
 from keras_nasnet.names import GRADCAM_LAYER
 from keras_nasnet.names import PREDICTIONS_LAYER
-from keras_nasnet.operations import check_pool_padding
-from keras_nasnet.operations import check_positive
 from keras_nasnet.regularization import AuxiliaryHead
 
 # Smallest image height and width that a stem leaves anything of.
@@ -261,8 +261,10 @@ def NASNet(
         if not skipped:
             previous = x
         x = output
-        # Behind a reduction the previous input is still twice as large.
-        fit = "reduce" if spec.is_reduction else "match"
+        # Behind a reduction the previous input is still twice as large. The
+        # states that one cell passes on one by one are all of one size.
+        is_larger = spec.is_reduction and kind.concat_outputs
+        fit = "reduce" if is_larger else "match"
         if aux_head and spec.name == aux_cell:
             aux = AuxiliaryHead(
                 classes, classifier_activation, name=AUX_LAYER, **settings

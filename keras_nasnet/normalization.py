@@ -30,7 +30,7 @@ class BatchNorm(keras.layers.BatchNormalization):
     """
 
     def call(self, inputs, training=None):
-        if keras.backend.backend() != "tensorflow" or inputs.dtype == "float64":
+        if not self._has_fused_operation():
             return super().call(inputs, training=training)
         import tensorflow as tf
 
@@ -51,3 +51,12 @@ class BatchNorm(keras.layers.BatchNormalization):
             ):
                 moving.assign_sub((moving - value) * (1 - self.momentum))
         return outputs
+
+    def _has_fused_operation(self):
+        # TensorFlow's wants gamma, beta and both statistics in float32.
+        return (
+            keras.backend.backend() == "tensorflow"
+            and self.variable_dtype == "float32"
+            and self.scale
+            and self.center
+        )

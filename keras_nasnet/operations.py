@@ -16,6 +16,9 @@ from keras import ops
 from keras_nasnet.chain import Chain
 from keras_nasnet.chain import conv_initializer
 from keras_nasnet.chain import conv_regularizer
+from keras_nasnet.checks import check_pool_padding
+from keras_nasnet.checks import check_positive
+from keras_nasnet.checks import check_strides
 from keras_nasnet.genotypes import OPERATION_NAMES
 
 
@@ -55,10 +58,7 @@ class Operation(Chain):
     ):
         super().__init__(**kwargs)
         check_positive("filters", filters)
-        if strides not in (1, 2):
-            raise ValueError(
-                f"`strides` must be 1 or 2. Received: strides={strides!r}"
-            )
+        check_strides(strides)
         check_pool_padding(pool_padding)
         self.filters = filters
         self.strides = strides
@@ -217,7 +217,11 @@ class DilatedConvolution(KernelOperation):
             # other pixel: that is a plain convolution of those pixels.
             steps = [
                 keras.layers.MaxPooling2D(
-                    1, 2, data_format="channels_last", name="subsample"
+                    1,
+                    2,
+                    data_format="channels_last",
+                    name="subsample",
+                    dtype=self.dtype_policy,
                 ),
                 self.conv("conv", self.filters, self.kernel_size),
             ]
@@ -306,6 +310,11 @@ class Pool2D(keras.layers.Layer):
         if mode not in ("average", "max"):
             raise ValueError(
                 f'`mode` must be "average" or "max". Received: mode={mode!r}'
+            )
+        if pool_size < 3 or pool_size % 2 == 0:
+            raise ValueError(
+                "`pool_size` must be an odd integer of at least 3. "
+                f"Received: pool_size={pool_size!r}"
             )
         check_pool_padding(padding, "padding")
         self.pool_size = pool_size
@@ -416,24 +425,6 @@ class MaxPooling(Pooling):
     """
 
     mode = "max"
-
-
-def check_pool_padding(value, argument="pool_padding"):
-    """Raises if `value` names no way to pad a pool."""
-    if value not in ("zero", "same"):
-        raise ValueError(
-            f'`{argument}` must be "zero" (keras.applications) or "same" '
-            f"(TF-slim). Received: {argument}={value!r}"
-        )
-
-
-def check_positive(argument, value):
-    """Raises if `value` is not a positive integer."""
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(
-            f"`{argument}` must be a positive integer. "
-            f"Received: {argument}={value!r}"
-        )
 
 
 def strided_shape(input_shape, strides, channels):

@@ -4,9 +4,9 @@ A file that is wrong, cut short or missing raises; nothing ever falls back to
 random weights.
 """
 
+import collections
+import contextlib
 import glob
-import hashlib
-import inspect
 import os
 import tempfile
 import urllib.parse
@@ -17,19 +17,21 @@ from absl import logging
 
 from keras_nasnet.cells import Cell
 from keras_nasnet.cells import Stem
+from keras_nasnet.classifier import Classifier
 from keras_nasnet.names import AUX_LAYER
 from keras_nasnet.names import GRADCAM_LAYER
 from keras_nasnet.names import PREDICTIONS_LAYER
 from keras_nasnet.records import KERAS_RECORDS
+from keras_nasnet.regularization import AuxiliaryHead
 
 # Base URL of a mirror of the published files, for machines without internet.
 MIRROR_VARIABLE = "KERAS_NASNET_MIRROR"
-# Layers of keras.applications' networks that have weights -> what they are.
-OFFICIAL_SIZES = {
-    389: ("nasnet_mobile", True),
-    388: ("nasnet_mobile", False),
-    533: ("nasnet_large", True),
-    532: ("nasnet_large", False),
+# How Keras names our layers in a file: "cell", "cell_1", "cell_2" ...
+FILE_NAMES = {
+    Stem: "stem",
+    Cell: "cell",
+    Classifier: "classifier",
+    AuxiliaryHead: "auxiliary_head",
 }
 
 
@@ -52,23 +54,20 @@ def resolve(network, weights, include_top):
     """
     if weights is None:
         return None
+    records = [r for r in KERAS_RECORDS if r.network == network]
+    # Names come first: data sets often lie in a folder called "imagenet".
+    for record in records:
+        if (record.weights, record.include_top) == (weights, include_top):
+            return _converted(record)
     if isinstance(weights, (str, os.PathLike)) and (
         os.path.exists(weights) or os.path.exists(f"{weights}.index")
     ):
         return os.fspath(weights)
-    records = [r for r in KERAS_RECORDS if r.network == network]
-    if weights not in {record.weights for record in records}:
-        known = sorted({f'"{record.weights}", ' for record in records})
-        raise ValueError(
-            f"`weights` must be {''.join(known)}None or the path of an "
-            f"existing file or folder. Received: weights={weights!r}"
-        )
-    record = next(
-        r
-        for r in records
-        if r.weights == weights and r.include_top == include_top
+    known = sorted({f'"{record.weights}", ' for record in records})
+    raise ValueError(
+        f"`weights` must be {''.join(known)}None or the path of an "
+        f"existing file or folder. Received: weights={weights!r}"
     )
-    return _converted(record)
 
 
 def load(model, path):
@@ -89,9 +88,7 @@ def load(model, path):
     """
     path = os.fspath(path)
     if is_tf_slim(path):
-        from keras_nasnet.weights import convert_tf_slim
-
-        convert_tf_slim.convert(path, model)
+        _load_tf_slim(model, path)
     elif is_official(path):
         _load_official(model, path)
     else:
@@ -116,7 +113,8 @@ def is_official(path):
     """
     try:
         with h5py.File(path) as file:
-            return "layer_names" in file.attrs
+            # Keras splits long lists: "layer_names0", "layer_names1" ...
+            return any(name.startswith("layer_names") for name in file.attrs)
     except OSError as error:
         raise ValueError(
             f"{path} is not a complete HDF5 file ({error}). Expected weights "
@@ -133,35 +131,47 @@ def cache_folder():
 
 def _converted(record):
     """Returns our version of an official file, made when first needed."""
+    from keras_nasnet.weights import files
+
     folder = cache_folder()
     os.makedirs(folder, exist_ok=True)
     name = os.path.splitext(record.file)[0]
     # The hash in the file's name makes one rename publish both at once.
     pattern = os.path.join(glob.escape(folder), f"{name}-*.weights.h5")
     for path in glob.glob(pattern):
-        digest = path.removesuffix(".weights.h5").rpartition("-")[2]
-        if _digest(path, "sha256") == digest:
-            return path
-        logging.warning("%s is damaged and is made anew.", path)
-        os.remove(path)
+        expected = path.removesuffix(".weights.h5").rpartition("-")[2]
+        # Another process may find and remove the same damaged file.
+        with contextlib.suppress(FileNotFoundError):
+            if files.digest(path, "sha256") == expected:
+                return path
+            logging.warning("%s is damaged and is made anew.", path)
+            os.remove(path)
     official = _downloaded(record, folder)
-    model = _build(record.network, record.include_top)
-    _load_official(model, official)
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        made = os.path.join(temporary, "converted.weights.h5")
-        model.save_weights(made)
-        path = os.path.join(
-            folder, f"{name}-{_digest(made, 'sha256')}.weights.h5"
-        )
-        os.replace(made, path)
-    return path
+    policy = keras.config.dtype_policy()
+    # The cache serves later programs too, which may want all the digits.
+    keras.config.set_dtype_policy("float32")
+    try:
+        model = _build(record, official)
+    finally:
+        keras.config.set_dtype_policy(policy)
+    return files.save_weights(
+        model, os.path.join(folder, f"{name}-{{sha256}}.weights.h5")
+    )
 
 
 def _downloaded(record, folder):
     """Returns the official file, downloaded when first needed."""
+    from keras_nasnet.weights import files
+
     path = os.path.join(folder, record.file)
-    if os.path.exists(path) and _digest(path, "md5") == record.hash:
-        return path
+    if os.path.exists(path):
+        if files.digest(path, "md5") == record.hash:
+            return path
+        logging.warning(
+            "%s does not have the MD5 %s and is fetched anew.",
+            path,
+            record.hash,
+        )
     url = record.url
     if os.environ.get(MIRROR_VARIABLE):
         base = os.environ[MIRROR_VARIABLE].rstrip("/")
@@ -189,84 +199,56 @@ def _downloaded(record, folder):
     return path
 
 
-def _digest(path, algorithm):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
-
-
-def _build(network, include_top):
+def _build(record, weights):
     import keras_nasnet
 
     factory = {
         "nasnet_mobile": keras_nasnet.NASNetMobile,
         "nasnet_large": keras_nasnet.NASNetLarge,
-    }[network]
-    return factory(weights=None, include_top=include_top)
+    }[record.network]
+    return factory(weights=weights, include_top=record.include_top)
+
+
+def _load_tf_slim(model, path):
+    from keras_nasnet.weights import convert_tf_slim
+
+    checkpoint = convert_tf_slim.read(path)
+    classes = ()
+    if checkpoint.classes:
+        # With or without class 0, the background.
+        classes = (checkpoint.classes, checkpoint.classes - 1)
+    part = _loadable_part(model, path, classes, checkpoint.has_aux_head)
+    convert_tf_slim.copy_weights(checkpoint, part)
 
 
 def _load_official(model, path):
-    """Loads a file of keras.applications, read by keras.applications."""
     from keras_nasnet.weights import convert_keras_applications
 
-    network, has_top = _official_network(path)
-    size = {"nasnet_mobile": 224, "nasnet_large": 331}[network]
-    # The general builder behind the two factories: on torch, one of them
-    # refuses to build what the backend runs.
-    module = inspect.getmodule(keras.applications.NASNetLarge)
-    source = module.NASNet(
-        input_shape=(size, size, 3),
-        weights=None,
-        include_top=has_top,
-        **convert_keras_applications.OFFICIAL_ARGUMENTS[network],
-    )
-    try:
-        source.load_weights(path)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"{path} is not a complete file of {network}: {error}"
-        ) from error
-    classes = source.output_shape[-1] if has_top else None
+    _, has_top = convert_keras_applications.identify(path)
+    source = convert_keras_applications.read(path)
+    classes = source.output_shape[-1:] if has_top else ()
     part = _loadable_part(model, path, classes)
     try:
         convert_keras_applications.copy_weights(source, part)
     except ValueError as error:
-        top = "with" if has_top else "without"
-        raise ValueError(
-            f"{path} holds {network} {top} top, which does not fit "
-            f"{model.name}: {error}"
-        ) from None
-
-
-def _official_network(path):
-    """Returns which network's weights an official file holds."""
-    with h5py.File(path) as file:
-        names = file.attrs["layer_names"]
-        count = sum(len(file[n].attrs["weight_names"]) > 0 for n in names)
-    if count not in OFFICIAL_SIZES:
-        raise ValueError(
-            f"{path} has {count} layers with weights. Expected 389 "
-            "(NASNetMobile) or 533 (NASNetLarge), one less without top."
-        )
-    return OFFICIAL_SIZES[count]
+        raise ValueError(f"{path}: {error}") from None
 
 
 def _load_ours(model, path):
     """Loads what `save_weights()` of a network of ours wrote."""
     with h5py.File(path) as file:
         layers = file.get("layers", {})
-        counts = {name: _count_arrays(layers[name]) for name in layers}
-        classes = None
-        if counts.get("classifier"):
-            classes = layers["classifier/vars/1"].shape[0]
-    part = _loadable_part(model, path, classes, "auxiliary_head" in counts)
-    expected = _expected_counts(part)
-    found = {n: c for n, c in counts.items() if n.startswith(("cell", "stem"))}
-    if found != expected:
+        found = {name: _array_shapes(layers[name]) for name in layers}
+    if found and not path.endswith(".weights.h5"):
         raise ValueError(
-            f"{path} does not fit {model.name}. Expected "
-            f"{_describe(expected)}, found {_describe(found)}."
+            f"{path} holds weights as Keras 3 saves them, but Keras reads "
+            "them only if the name of the file ends in `.weights.h5`. Rename "
+            "it."
         )
+    classes = [shape[-1] for shape in found.get("classifier", ())]
+    part = _loadable_part(model, path, classes, "auxiliary_head" in found)
     try:
+        _check_shapes(found, part)
         part.load_weights(path)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
@@ -274,33 +256,51 @@ def _load_ours(model, path):
         ) from error
 
 
-def _count_arrays(group):
-    """Counts the weights below a group, without seeds."""
-    names = []
-    group.visititems(
-        lambda name, item: (
-            names.append(name)
-            if isinstance(item, h5py.Dataset) and "seed_generator" not in name
-            else None
-        )
-    )
-    return len(names)
+def _array_shapes(group):
+    """Counts the weights below a group by shape, without seeds."""
+    shapes = collections.Counter()
+
+    def count(name, item):
+        if isinstance(item, h5py.Dataset) and "seed_generator" not in name:
+            shapes[item.shape] += 1
+
+    group.visititems(count)
+    return shapes
 
 
-def _expected_counts(model):
-    """Counts the weights of stem and cells, named as Keras saves them."""
-    counts = {}
-    for kind in (Stem, Cell):
-        layers = [la for la in model.layers if isinstance(la, kind)]
+def _check_shapes(found, part):
+    """Compares a file of ours with the layers that it is for.
+
+    Keras checks too, but one layer at a time, each after it has changed the
+    ones before.
+
+    Args:
+        found: Dictionary from the names of layers in the file to the shapes
+            of their weights.
+        part: The part of a network to load.
+    """
+    expected = {}
+    for kind, name in FILE_NAMES.items():
+        layers = [layer for layer in part.layers if isinstance(layer, kind)]
         for i, layer in enumerate(layers):
-            name = kind.__name__.lower() + (f"_{i}" if i else "")
-            counts[name] = len(layer.weights)
-    return counts
-
-
-def _describe(counts):
-    cells = sum(name.startswith("cell") for name in counts)
-    return f"{cells} cells with {sum(counts.values())} weights"
+            expected[f"{name}_{i}" if i else name] = layer
+    cells = {name for name in found if name.startswith(FILE_NAMES[Cell])}
+    num_cells = sum(isinstance(layer, Cell) for layer in part.layers)
+    if len(cells) != num_cells:
+        raise ValueError(
+            f"the network has {num_cells} cells, the file {len(cells)}."
+        )
+    for name, layer in expected.items():
+        ours = collections.Counter(tuple(w.shape) for w in layer.weights)
+        theirs = found.get(name, collections.Counter())
+        if ours != theirs:
+            missing = sorted((ours - theirs).elements())
+            extra = sorted((theirs - ours).elements())
+            raise ValueError(
+                f"`{layer.name}` needs {ours.total()} weights, the file has "
+                f"{theirs.total()}. Missing shapes: {missing[:5]}, shapes "
+                f"that are too many: {extra[:5]}."
+            )
 
 
 def _loadable_part(model, path, classes, has_aux=False):
@@ -309,23 +309,26 @@ def _loadable_part(model, path, classes, has_aux=False):
     Args:
         model: A network of ours.
         path: Path of the file, for messages.
-        classes: Number of classes in the file, `None` without classifier.
+        classes: Numbers of classes that the file can serve, empty without
+            classifier.
         has_aux: Whether the file has an auxiliary head.
     """
     layers = {layer.name: layer for layer in model.layers}
-    outputs = [layers[GRADCAM_LAYER].output]
-    head = layers.get(PREDICTIONS_LAYER)
-    if head and head.units == classes:
-        outputs.append(head.output)
-        if AUX_LAYER in layers and has_aux:
-            outputs.append(layers[AUX_LAYER].output)
-    elif head:
+    heads = [n for n in (PREDICTIONS_LAYER, AUX_LAYER) if n in layers]
+    loaded = []
+    if heads and layers[PREDICTIONS_LAYER].units in classes:
+        loaded = heads if has_aux else [PREDICTIONS_LAYER]
+    random = [name for name in heads if name not in loaded]
+    if random:
         logging.warning(
-            "%s: loaded everything but the classifier, which keeps its "
-            "random weights (%d classes here, %s in %s).",
+            "%s: no weights for %s in %s, random ones are kept (%d classes "
+            "here, %s there).",
             model.name,
-            head.units,
-            classes or "none",
+            " and ".join(random),
             os.path.basename(path),
+            layers[PREDICTIONS_LAYER].units,
+            classes[0] if classes else "none",
         )
-    return keras.Model(model.inputs, outputs)
+    outputs = [layers[name].output for name in (GRADCAM_LAYER, *loaded)]
+    # From the stem on: what a user put before it is none of ours.
+    return keras.Model(layers["stem"].input, outputs, name=model.name)

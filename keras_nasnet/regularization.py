@@ -6,6 +6,7 @@ from keras import ops
 from keras_nasnet.chain import Chain
 from keras_nasnet.chain import conv_regularizer
 from keras_nasnet.chain import head_dtype
+from keras_nasnet.checks import check_positive
 
 
 @keras.saving.register_keras_serializable("keras_nasnet")
@@ -54,7 +55,11 @@ class DropPath(keras.layers.Layer):
             # weight files and parameter counts, like a seed generator's.
             self._progress = _Untracked(
                 keras.Variable(
-                    1.0, dtype="float32", trainable=False, name="progress"
+                    1.0,
+                    dtype="float32",
+                    trainable=False,
+                    autocast=False,
+                    name="progress",
                 )
             )
         self.built = True
@@ -155,18 +160,16 @@ class ScheduledDropPath(keras.callbacks.Callback):
             self._total = self.params["steps"] * self.params["epochs"]
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._step = int(self.model.optimizer.iterations)
         self._update()
 
     def on_train_batch_begin(self, batch, logs=None):
         if keras.backend.backend() != "jax":
             self._update()
 
-    def on_train_batch_end(self, batch, logs=None):
-        self._step += 1
-
     def _update(self):
-        progress = min(1.0, self._step / self._total)
+        # Not every batch is an optimizer step, so only the optimizer counts.
+        step = int(self.model.optimizer.iterations)
+        progress = min(1.0, step / self._total)
         for variable in self._progress:
             variable.assign(progress)
 
@@ -206,6 +209,7 @@ class AuxiliaryHead(Chain):
 
     def __init__(self, classes, activation="softmax", **kwargs):
         super().__init__(**kwargs)
+        check_positive("classes", classes)
         self.classes = classes
         self.activation = keras.activations.get(activation)
 

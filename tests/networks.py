@@ -73,7 +73,7 @@ def randomize(model, seed=0):
         elif variable.name.endswith("kernel"):
             is_depthwise = variable.name == "depthwise_kernel"
             fan_in = math.prod(shape[:2] if is_depthwise else shape[:-1])
-            variable.assign(rng.normal(0, fan_in**-0.5, shape))
+            variable.assign(rng.normal(0, (2 / fan_in) ** 0.5, shape))
     return model
 
 
@@ -84,7 +84,10 @@ def images(*shape, seed=0):
 
 
 def run(model, inputs):
-    """Returns the outputs of a model at inference as NumPy arrays."""
+    """Returns the outputs of a model or layer at inference as arrays."""
+    # JAX is slow at running layer by layer, others are slow at compiling.
+    if isinstance(model, keras.Model) and keras.config.backend() == "jax":
+        return model.predict_on_batch(inputs)
     return keras.tree.map_structure(
         keras.ops.convert_to_numpy, model(inputs, training=False)
     )

@@ -1,7 +1,50 @@
-"""Writes files in the layout of keras.applications' published weights."""
+"""Makes files in the layout of keras.applications' published weights."""
+
+import dataclasses
+import functools
+import http.server
+import inspect
+import threading
 
 import h5py
+import keras
 import numpy as np
+from keras_nasnet.weights import convert_keras_applications
+from keras_nasnet.weights import files
+
+import keras_nasnet
+from keras_nasnet import pretrained
+from tests.networks import randomize
+
+# Of the small networks that stand for Mobile and Large.
+SMALL = {
+    "nasnet_mobile": {"num_blocks": 1, "penultimate_filters": 192},
+    "nasnet_large": {"num_blocks": 2, "penultimate_filters": 192},
+}
+FACTORIES = {
+    "nasnet_mobile": "NASNetMobile",
+    "nasnet_large": "NASNetLarge",
+}
+
+
+def builder_module():
+    """The module of keras.applications that has the general builder."""
+    return inspect.getmodule(keras.applications.NASNetLarge)
+
+
+def official_network(network, size=None):
+    """Builds a network of keras.applications, as large as the tables say."""
+    arguments = convert_keras_applications.OFFICIAL_ARGUMENTS[network]
+    size = size or arguments["default_size"]
+    model = builder_module().NASNet(
+        input_shape=(size, size, 3), weights=None, **arguments
+    )
+    return randomize(model)
+
+
+def without_top(model):
+    """Returns a network of keras.applications without pool and classifier."""
+    return keras.Model(model.input, model.layers[-3].output)
 
 
 def save_official(model, path):
@@ -17,3 +60,88 @@ def save_official(model, path):
             group.attrs["weight_names"] = [name.encode() for name in names]
             for name, weight in zip(names, weights):
                 group.create_dataset(name, data=np.asarray(weight))
+
+
+def shrink(monkeypatch):
+    """Makes Mobile and Large small on both sides, which saves minutes.
+
+    Returns:
+        The networks of keras.applications with random weights, by name.
+    """
+    models = {}
+    networks = {}
+    for network, small in SMALL.items():
+        arguments = convert_keras_applications.OFFICIAL_ARGUMENTS[network]
+        monkeypatch.setitem(
+            convert_keras_applications.OFFICIAL_ARGUMENTS,
+            network,
+            {**arguments, **small, "default_size": 64},
+        )
+        factory = FACTORIES[network]
+        monkeypatch.setattr(
+            keras_nasnet,
+            factory,
+            functools.partial(
+                getattr(keras_nasnet, factory),
+                num_cells=small["num_blocks"],
+                penultimate_filters=small["penultimate_filters"],
+            ),
+        )
+        models[network] = official_network(network)
+        count = sum(len(la.weights) > 0 for la in models[network].layers)
+        networks[count] = (network, True)
+        networks[count - 1] = (network, False)
+    monkeypatch.setattr(convert_keras_applications, "NETWORKS", networks)
+    return models
+
+
+def expect_files(monkeypatch, folder):
+    """Makes the records expect the files in a folder, by their hash."""
+    records = []
+    for record in pretrained.KERAS_RECORDS:
+        file = folder / record.url.rpartition("/")[2]
+        if file.exists():
+            hash = files.digest(file, "md5")
+            record = dataclasses.replace(record, hash=hash)
+        records.append(record)
+    monkeypatch.setattr(pretrained, "KERAS_RECORDS", tuple(records))
+
+
+class Mirror(http.server.ThreadingHTTPServer):
+    """Serves a folder on this machine.
+
+    Args:
+        folder: Path of the folder.
+        share: Share of each file that is sent before the connection breaks.
+    """
+
+    def __init__(self, folder, share=1.0):
+        self.requests = []
+        super().__init__(
+            ("127.0.0.1", 0),
+            functools.partial(_Handler, directory=str(folder)),
+        )
+        self.share = share
+        self.url = f"http://127.0.0.1:{self.server_address[1]}/nasnet/"
+
+    def __enter__(self):
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.shutdown()
+        self.server_close()
+
+
+class _Handler(http.server.SimpleHTTPRequestHandler):
+    def do_GET(self):
+        self.path = self.path.removeprefix("/nasnet")
+        self.server.requests.append(self.path)
+        super().do_GET()
+
+    def copyfile(self, source, outputfile):
+        content = source.read()
+        outputfile.write(content[: int(len(content) * self.server.share)])
+
+    def log_message(self, *_):
+        pass

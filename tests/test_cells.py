@@ -28,8 +28,9 @@ PASSING_ON = CellGenotype(
     [
         Block(("sep_conv_3x3", 0), ("identity", 1)),
         Block(("max_pool_3x3", 2), ("conv_1x1", 3), "add_layer_norm"),
-        Block(("conv_1x1", 4), ("identity", 5), "add_instance_norm"),
-        Block(("dil_conv_3x3", 6), ("avg_pool_3x3", 4), "concat"),
+        # An instance norm takes away what a batch norm adds.
+        Block(("avg_pool_3x3", 4), ("identity", 5), "add_instance_norm"),
+        Block(("dil_conv_3x3", 6), ("conv_1x1", 4), "concat"),
     ],
     outputs=[7, 4, 0, 6],
     num_inputs=4,

@@ -217,8 +217,13 @@ class ProgressLog(keras.callbacks.Callback):
         self.layer = layer
         self.values = []
 
+    def on_epoch_begin(self, epoch, logs=None):
+        self.value = float(self.layer.progress)
+
     def on_train_batch_begin(self, batch, logs=None):
-        self.values.append(float(self.layer.progress))
+        if not IS_JAX:  # where variables are out of reach within an epoch
+            self.value = float(self.layer.progress)
+        self.values.append(self.value)
 
 
 def fit(model, layer, schedule, steps=4, **kwargs):

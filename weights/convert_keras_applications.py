@@ -1,4 +1,24 @@
-"""Moves weights from `keras.applications`' NASNets into ours, by name."""
+"""Moves weights from `keras.applications`' NASNets into ours, by name.
+
+Run:
+
+    python -m weights.convert_keras_applications --file=NASNet-mobile.h5 \
+        --out=nasnet_mobile.weights.h5
+
+`NASNetMobile(weights=FILE)` does the same each time it is called.
+"""
+
+import inspect
+
+import h5py
+import keras
+from absl import app
+from absl import flags
+
+from . import copying
+from . import files
+
+FLAGS = flags.FLAGS
 
 # What makes the general builder of keras.applications build a network.
 OFFICIAL_ARGUMENTS = {
@@ -16,6 +36,13 @@ OFFICIAL_ARGUMENTS = {
         "skip_reduction": True,
         "default_size": 331,
     },
+}
+# Number of layers that have weights -> network, whether with classifier.
+NETWORKS = {
+    389: ("nasnet_mobile", True),
+    388: ("nasnet_mobile", False),
+    533: ("nasnet_large", True),
+    532: ("nasnet_large", False),
 }
 # Our name of a branch -> theirs.
 NORMAL_BRANCHES = {
@@ -72,6 +99,69 @@ def layer_names(num_cells):
     return names
 
 
+def identify(path):
+    """Finds out what an official file holds.
+
+    Args:
+        path: Path of a `.h5` file as `keras.applications` publishes.
+
+    Returns:
+        `"nasnet_mobile"` or `"nasnet_large"`, and whether the file has the
+        classifier.
+
+    Raises:
+        ValueError: If the file holds something else.
+    """
+    with h5py.File(path) as file:
+        count = sum(
+            len(group.attrs.get("weight_names", ())) > 0
+            for group in file.values()
+        )
+    if count not in NETWORKS:
+        raise ValueError(
+            f"{path} has {count} layers with weights. Expected 389 "
+            "(NASNetMobile) or 533 (NASNetLarge), one less without top."
+        )
+    return NETWORKS[count]
+
+
+def read(path):
+    """Reads an official file into the network that it was saved from.
+
+    The file is in the order of that network's layers, which only
+    `keras.applications` knows, so that is what reads it.
+
+    Args:
+        path: Path of a `.h5` file as `keras.applications` publishes.
+
+    Returns:
+        A model of `keras.applications`.
+
+    Raises:
+        ValueError: If the file holds something else or is damaged.
+    """
+    network, include_top = identify(path)
+    arguments = OFFICIAL_ARGUMENTS[network]
+    size = arguments["default_size"]
+    # The general builder behind the two factories: on torch, one of them
+    # refuses to build what the backend runs.
+    module = inspect.getmodule(keras.applications.NASNetLarge)
+    model = module.NASNet(
+        input_shape=(size, size, 3),
+        weights=None,
+        include_top=include_top,
+        name=network,
+        **arguments,
+    )
+    try:
+        model.load_weights(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"{path} is not a complete file of {network}: {error}"
+        ) from error
+    return model
+
+
 def copy_weights(source, target):
     """Copies the weights of a keras.applications NASNet into one of ours.
 
@@ -82,30 +172,22 @@ def copy_weights(source, target):
 
     Raises:
         ValueError: If a weight is left over on either side or has another
-            shape there.
+            shape there. Nothing has been copied then.
     """
     cells = [la for la in target.layers if la.name.startswith("cell_")]
-    names = layer_names((len(cells) - 2) // 3)
-    copied = set()
-    for variable in target.weights:
-        layer, _, weight = variable.path.rpartition("/")
-        if layer not in names:
-            raise ValueError(f"No name is known for {variable.path}.")
-        theirs = source.get_layer(names[layer])
-        matches = [v for v in theirs.weights if v.name == weight]
-        if len(matches) != 1 or matches[0].shape != variable.shape:
-            raise ValueError(
-                f"{variable.path} has shape {tuple(variable.shape)}, but "
-                f"{theirs.name} has "
-                f"{[(v.name, tuple(v.shape)) for v in theirs.weights]}."
-            )
-        variable.assign(matches[0])
-        copied.add(matches[0].path)
-    left_over = {v.path for v in source.weights} - copied
-    if "predictions" not in [layer.name for layer in target.layers]:
-        left_over -= {"predictions/kernel", "predictions/bias"}
-    if left_over:
-        raise ValueError(f"Not copied: {', '.join(sorted(left_over))}.")
+    ours = {v: k for k, v in layer_names((len(cells) - 2) // 3).items()}
+    has_top = "predictions" in [layer.name for layer in target.layers]
+    entries = []
+    for layer in source.layers:
+        if layer.name == "predictions" and not has_top:
+            continue
+        for variable in layer.weights:
+            name = f"{layer.name}/{variable.name}"
+            path = None
+            if layer.name in ours:
+                path = f"{ours[layer.name]}/{variable.name}"
+            entries.append(copying.Entry(name, path, variable))
+    copying.copy_weights(entries, target, f"keras.applications' {source.name}")
 
 
 def _cells(num_cells):
@@ -117,3 +199,27 @@ def _cells(num_cells):
         yield f"cell_{i}", str(i if i < num_cells else i + 1), False
     yield "reduction_cell_0", f"reduce_{num_cells}", True
     yield "reduction_cell_1", f"reduce_{2 * num_cells}", True
+
+
+def define_flags():
+    flags.DEFINE_string("file", None, "Official .h5 file.", required=True)
+    files.define_out_flag()
+
+
+def main(_):
+    import keras_nasnet
+
+    network, include_top = identify(FLAGS.file)
+    factory = {
+        "nasnet_mobile": keras_nasnet.NASNetMobile,
+        "nasnet_large": keras_nasnet.NASNetLarge,
+    }[network]
+    model = factory(weights=FLAGS.file, include_top=include_top)
+    path = files.save_weights(model, FLAGS.out)
+    top = "with" if include_top else "without"
+    print(f"Wrote {path}: {network} {top} classifier.")
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)

@@ -19,6 +19,9 @@ import numpy as np
 from absl import app
 from absl import flags
 
+from . import copying
+from . import files
+
 FLAGS = flags.FLAGS
 
 EMA = "/ExponentialMovingAverage"
@@ -51,6 +54,8 @@ LAYERS = {
     f"{_AUX}/{_DENSE}": "aux_predictions/predictions",
     f"final_layer/{_DENSE}": "predictions",
 }
+HEADS = ("predictions", "aux_predictions")
+CLASSIFIER = "(aux_predictions/)?predictions/(kernel|bias)"
 WEIGHTS = {
     "weights": "kernel",
     "biases": "bias",
@@ -64,14 +69,43 @@ WEIGHTS = {
 
 
 @dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """What was read from a checkpoint.
+
+    Args:
+        source: Where from.
+        values: Dictionary from the name of a variable to its value, without
+            what only training needs.
+        ema_difference: Largest absolute difference between a variable and
+            its moving average, or `None` if the checkpoint has no averages
+            beside the variables.
+    """
+
+    source: str
+    values: dict
+    ema_difference: float | None
+
+    @property
+    def classes(self):
+        """Number of classes of the classifier, `None` without one."""
+        for name, value in self.values.items():
+            if _head(name) == "predictions":
+                return value.shape[-1]
+        return None
+
+    @property
+    def has_aux_head(self):
+        return any(_head(name) == "aux_predictions" for name in self.values)
+
+
+@dataclasses.dataclass(frozen=True)
 class Conversion:
     """What a conversion did.
 
     Args:
         copied: Number of variables that were copied.
-        left_out: Names of heads in the checkpoint that the model lacks.
-        ema_difference: Largest absolute difference between a variable and
-            its moving average, or `None` if the checkpoint has no averages.
+        left_out: Names of variables of a head that the model lacks.
+        ema_difference: As in `Checkpoint`.
     """
 
     copied: int
@@ -107,11 +141,72 @@ def convert(checkpoint, model, ema=False):
     Args:
         checkpoint: Prefix of the checkpoint (`model.ckpt`), the folder that
             holds it, or the published `.tar.gz`.
+        model: As in `copy_weights`.
+        ema: As in `read`.
+
+    Returns:
+        A `Conversion`.
+
+    Raises:
+        ValueError: If the checkpoint is damaged or does not fit the model.
+            Nothing has been copied then.
+    """
+    return copy_weights(read(checkpoint, ema), model)
+
+
+def read(checkpoint, ema=False):
+    """Reads the variables of a checkpoint.
+
+    Args:
+        checkpoint: Prefix of the checkpoint (`model.ckpt`), the folder that
+            holds it, or the published `.tar.gz`.
+        ema: Whether to take the moving averages of the variables where the
+            checkpoint has them. One without the variables themselves is
+            taken anyway.
+
+    Returns:
+        A `Checkpoint`.
+
+    Raises:
+        ValueError: If there is no checkpoint, more than one, or a part of it
+            is missing.
+    """
+    import tensorflow as tf
+
+    values = {}
+    differences = []
+    with _unpacked(checkpoint) as prefix:
+        try:
+            reader = tf.train.load_checkpoint(prefix)
+            names = reader.get_variable_to_shape_map()
+            for name in sorted({name.removesuffix(EMA) for name in names}):
+                if IGNORED.fullmatch(name):
+                    continue
+                found = [
+                    reader.get_tensor(n)
+                    for n in (name, name + EMA)
+                    if n in names
+                ]
+                values[name] = found[-1 if ema else 0]
+                if len(found) == 2:
+                    differences.append(np.max(np.abs(found[0] - found[1])))
+        # A data file that ends too early is an IndexError.
+        except (tf.errors.OpError, ValueError, IndexError) as error:
+            raise ValueError(
+                f"{checkpoint} is not a complete TensorFlow checkpoint: {error}"
+            ) from None
+    difference = float(np.max(differences)) if differences else None
+    return Checkpoint(os.fspath(checkpoint), values, difference)
+
+
+def copy_weights(checkpoint, model):
+    """Copies what was read from a checkpoint into a model.
+
+    Args:
+        checkpoint: A `Checkpoint`.
         model: A NASNet of ours with the same cells; with a classifier for as
             many classes as the checkpoint, or one less: then the background,
-            class 0, is left out.
-        ema: Whether to take the moving averages of the variables where the
-            checkpoint has them.
+            class 0, is left out. A head that it lacks is left out.
 
     Returns:
         A `Conversion`.
@@ -120,58 +215,32 @@ def convert(checkpoint, model, ema=False):
         ValueError: If a variable is left over on either side or has another
             shape there. Nothing has been copied then.
     """
-    values = _read(checkpoint)
-    averages = {n[: -len(EMA)] for n in values if n.endswith(EMA)}
-    plain = {
-        name: name
-        for name in values
-        if not name.endswith(EMA) and not IGNORED.match(name)
-    }
-    # Some checkpoints hold nothing but averages.
-    plain.update({n: n + EMA for n in averages if n not in values})
-    difference = max(
-        (
-            float(np.max(np.abs(values[n] - values[n + EMA])))
-            for n in averages
-            if n in values
-        ),
-        default=None,
-    )
-    chosen = {
-        name: values[name + EMA if ema and name in averages else source]
-        for name, source in plain.items()
-    }
-    by_path = {our_path(name) or f"?{name}": v for name, v in chosen.items()}
     targets = {variable.path: variable for variable in model.weights}
-    heads = ("predictions", "aux_predictions")
-    absent = {h for h in heads if not any(_head(p) == h for p in targets)}
-    left_out = sorted(p for p in by_path if _head(p) in absent)
-    for path in left_out:
-        del by_path[path]
-    _check(checkpoint, by_path, targets)
-    for path, value in by_path.items():
-        targets[path].assign(_without_background(value, targets[path].shape))
-    return Conversion(len(by_path), tuple(left_out), difference)
+    heads = {path.partition("/")[0] for path in targets}
+    entries = []
+    left_out = []
+    for name, value in checkpoint.values.items():
+        if _head(name) not in (None, *heads):
+            left_out.append(name)
+            continue
+        path = our_path(name)
+        if path in targets and re.fullmatch(CLASSIFIER, path):
+            value = _without_background(value, targets[path].shape)
+        entries.append(copying.Entry(name, path, value))
+    copied = copying.copy_weights(entries, model, checkpoint.source)
+    return Conversion(copied, tuple(left_out), checkpoint.ema_difference)
 
 
-def _head(path):
-    return path.split("/")[0]
+def _head(name):
+    """Returns the name of our classifier that a variable belongs to."""
+    head = (our_path(name) or "").partition("/")[0]
+    return head if head in HEADS else None
 
 
-def _read(checkpoint):
-    import tensorflow as tf
-
-    with _unpacked(checkpoint) as prefix:
-        try:
-            reader = tf.train.load_checkpoint(prefix)
-        except (tf.errors.OpError, ValueError) as error:
-            raise ValueError(
-                f"{checkpoint} is not a TensorFlow checkpoint: {error}"
-            ) from None
-        return {
-            name: reader.get_tensor(name)
-            for name in reader.get_variable_to_shape_map()
-        }
+def _without_background(value, shape):
+    if value.shape[-1] == shape[-1] + 1:
+        return value[..., 1:]
+    return value
 
 
 @contextlib.contextmanager
@@ -209,52 +278,16 @@ def _prefix(folder, checkpoint):
     return found[0]
 
 
-def _without_background(value, shape):
-    if value.shape != shape and value.shape[-1] == shape[-1] + 1:
-        return value[..., 1:]
-    return value
-
-
-def _check(checkpoint, by_path, targets):
-    problems = [
-        f"unknown variable {path[1:]}" for path in by_path if path[0] == "?"
-    ]
-    problems += [
-        f"{path} is not in the model"
-        for path in by_path
-        if path[0] != "?" and path not in targets
-    ]
-    problems += [
-        f"{path} is not in the checkpoint"
-        for path in targets
-        if path not in by_path
-    ]
-    for path in by_path.keys() & targets.keys():
-        found, expected = by_path[path], targets[path].shape
-        if _head(path).endswith("predictions"):
-            found = _without_background(found, expected)
-        if found.shape != tuple(expected):
-            problems.append(
-                f"{path} has shape {found.shape}, expected {tuple(expected)}"
-            )
-    if problems:
-        shown = "; ".join(sorted(problems)[:10])
-        more = len(problems) - 10
-        raise ValueError(
-            f"{checkpoint} does not fit the model: {shown}"
-            + (f"; and {more} more." if more > 0 else ".")
-        )
-
-
 def define_flags():
-    flags.DEFINE_string("checkpoint", None, "Prefix, folder or .tar.gz.")
+    flags.DEFINE_string(
+        "checkpoint", None, "Prefix, folder or .tar.gz.", required=True
+    )
     flags.DEFINE_enum(
         "network", "mobile", ["mobile", "large", "cifar"], "What it holds."
     )
-    flags.DEFINE_string("out", None, "The .weights.h5 file to write.")
+    files.define_out_flag()
     flags.DEFINE_bool("ema", False, "Take the moving averages.")
     flags.DEFINE_bool("aux_head", False, "Convert the auxiliary head too.")
-    flags.mark_flags_as_required(["checkpoint", "out"])
 
 
 def main(_):
@@ -267,12 +300,8 @@ def main(_):
     }[FLAGS.network]
     model = factory(weights=None, aux_head=FLAGS.aux_head)
     done = convert(FLAGS.checkpoint, model, FLAGS.ema)
-    folder = os.path.dirname(os.path.abspath(FLAGS.out))
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        made = os.path.join(temporary, "converted.weights.h5")
-        model.save_weights(made)
-        os.replace(made, FLAGS.out)
-    print(f"Wrote {FLAGS.out}: {done.copied} variables.")
+    path = files.save_weights(model, FLAGS.out)
+    print(f"Wrote {path}: {done.copied} variables.")
     if done.ema_difference is not None:
         print(
             "Largest difference between a variable and its moving average: "
@@ -280,6 +309,7 @@ def main(_):
         )
     if done.left_out:
         print(f"Left out: {', '.join(done.left_out)}")
+    print('Use them with pool_padding="same", which they were trained with.')
 
 
 if __name__ == "__main__":

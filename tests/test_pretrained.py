@@ -1,0 +1,613 @@
+"""Do pretrained weights load from everywhere, or raise - never at random?"""
+
+import functools
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from keras_nasnet.weights import files
+
+import keras_nasnet
+from keras_nasnet import Block
+from keras_nasnet import CellGenotype
+from keras_nasnet import Genotype
+from keras_nasnet import pretrained
+from tests import official_files
+from tests.conftest import ROOT
+from tests.networks import images
+from tests.networks import randomize
+from tests.networks import relative_difference
+from tests.networks import run
+from tests.networks import small_network
+
+MOBILE = "NASNet-mobile.h5"
+MOBILE_NO_TOP = "NASNet-mobile-no-top.h5"
+LARGE = "NASNet-large.h5"
+
+
+def assert_equal_outputs(model, source, *shape):
+    pictures = images(2, *shape, 3)
+    outputs, expected = run(model, pictures), run(source, pictures)
+    assert relative_difference(outputs, expected) < 1e-5
+
+
+def assert_fresh(layer):
+    """Checks that a classifier has the weights of one just built."""
+    assert np.std(layer.kernel) > 0
+    assert not np.any(layer.bias)
+
+
+def trunk(model):
+    """Returns a network up to the pooled features."""
+    return keras.Model(model.input, model.get_layer("avg_pool").output)
+
+
+def refuse_conversion(monkeypatch):
+    """Takes keras.applications away, which every conversion needs."""
+
+    def refuse(*_, **__):
+        raise AssertionError("a file is converted")
+
+    monkeypatch.setattr(official_files.builder_module(), "NASNet", refuse)
+
+
+def go_offline(monkeypatch):
+    # A port that nothing listens on.
+    monkeypatch.setenv(pretrained.MIRROR_VARIABLE, "http://127.0.0.1:1")
+
+
+class TestMobileAtFullSize:
+    """The road of `weights="imagenet"` with files of the true layout."""
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def road(cls, tmp_path_factory):
+        """Serves the files, and loads each of them once."""
+        served = tmp_path_factory.mktemp("served")
+        cls.home = tmp_path_factory.mktemp("home")
+        cls.source = official_files.official_network("nasnet_mobile")
+        cls.source_no_top = official_files.without_top(cls.source)
+        cls.no_top_file = served / MOBILE_NO_TOP
+        official_files.save_official(cls.source, served / MOBILE)
+        official_files.save_official(cls.source_no_top, cls.no_top_file)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            official_files.expect_files(monkeypatch, served)
+            monkeypatch.setenv("KERAS_HOME", str(cls.home))
+            with official_files.Mirror(served) as mirror:
+                monkeypatch.setenv(pretrained.MIRROR_VARIABLE, mirror.url)
+                cls.model = keras_nasnet.NASNetMobile()
+                cls.model_no_top = keras_nasnet.NASNetMobile(
+                    (None, None, 3), include_top=False
+                )
+                cls.requests = mirror.requests
+            # From here on there is no server any more.
+            yield
+
+    def test_scores(self):
+        assert_equal_outputs(self.model, self.source, 224, 224)
+
+    def test_features(self):
+        assert_equal_outputs(self.model_no_top, self.source_no_top, 224, 224)
+
+    def test_features_at_another_size(self):
+        expected = keras.applications.NASNetMobile(
+            (96, 131, 3), include_top=False, weights=str(self.no_top_file)
+        )
+        assert_equal_outputs(self.model_no_top, expected, 96, 131)
+
+    def test_each_file_was_fetched_once(self):
+        assert self.requests == [f"/{MOBILE}", f"/{MOBILE_NO_TOP}"]
+        for name in ("nasnet_mobile", "nasnet_mobile_no_top"):
+            (path,) = (self.home / "models").glob(f"{name}-*.weights.h5")
+            digest = path.name.removesuffix(".weights.h5").split("-")[1]
+            assert digest == files.digest(path, "sha256")
+        assert len(os.listdir(self.home / "models")) == 4
+
+    def test_second_load_is_fast_and_needs_nothing(self, monkeypatch):
+        refuse_conversion(monkeypatch)
+        start = time.perf_counter()
+        model = keras_nasnet.NASNetMobile()
+        # Under 2 seconds on a machine that does nothing else.
+        assert time.perf_counter() - start < 20
+        for weight, expected in zip(model.weights, self.model.weights):
+            np.testing.assert_array_equal(weight, expected)
+
+    def test_other_classes(self, caplog):
+        model = keras_nasnet.NASNetMobile((96, 131, 3), classes=7)
+        (line,) = caplog.messages
+        assert "nasnet_mobile: no weights for predictions in" in line
+        assert "(7 classes here, 1000 there)" in line
+        assert model.output_shape == (None, 7)
+        assert_fresh(model.get_layer("predictions"))
+        pictures = images(2, 96, 131, 3)
+        expected = run(self.model_no_top, pictures).mean((1, 2))
+        outputs = run(trunk(model), pictures)
+        assert relative_difference(outputs, expected) < 1e-5
+
+
+@pytest.fixture(scope="module")
+def official(tmp_path_factory):
+    """A folder of official files of small networks; see `shrink`."""
+    folder = tmp_path_factory.mktemp("official")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        sources = official_files.shrink(monkeypatch)
+        official_files.save_official(sources["nasnet_mobile"], folder / MOBILE)
+        official_files.save_official(
+            official_files.without_top(sources["nasnet_mobile"]),
+            folder / MOBILE_NO_TOP,
+        )
+        official_files.save_official(sources["nasnet_large"], folder / LARGE)
+        official_files.expect_files(monkeypatch, folder)
+        yield folder, sources
+
+
+@pytest.fixture
+def folder(official):
+    return official[0]
+
+
+@pytest.fixture
+def source(official):
+    return official[1]["nasnet_mobile"]
+
+
+@pytest.fixture
+def models(tmp_path, monkeypatch):
+    """An empty cache, and no way to get anything."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
+    go_offline(monkeypatch)
+    return tmp_path / "home" / "models"
+
+
+@pytest.fixture
+def mirror(folder, models, monkeypatch):
+    """A server of the official files in place of the internet."""
+    with official_files.Mirror(folder) as mirror:
+        monkeypatch.setenv(pretrained.MIRROR_VARIABLE, mirror.url)
+        yield mirror
+
+
+def mobile(*args, **kwargs):
+    """Builds the small network, at the size that its source has."""
+    return keras_nasnet.NASNetMobile(*(args or [(64, 64, 3)]), **kwargs)
+
+
+def test_large(official, mirror):
+    model = keras_nasnet.NASNetLarge((64, 64, 3))
+    assert mirror.requests == [f"/{LARGE}"]
+    assert_equal_outputs(model, official[1]["nasnet_large"], 64, 64)
+
+
+def test_offline_error_says_which_file_to_put_where(
+    models, folder, source, monkeypatch
+):
+    with pytest.raises(OSError) as error:
+        mobile()
+    expected = files.digest(folder / MOBILE, "md5")
+    message = str(error.value)
+    assert f"put the file (MD5 {expected}) at {models}/nasnet_mobile.h5" in (
+        message
+    )
+    assert "http://127.0.0.1:1/NASNet-mobile.h5" in message
+    assert "KERAS_NASNET_MIRROR" in message
+    assert os.listdir(models) == []
+    # And that works.
+    shutil.copy(folder / MOBILE, models / "nasnet_mobile.h5")
+    assert_equal_outputs(mobile(), source, 64, 64)
+
+
+def test_published_address(models, monkeypatch):
+    """Without a mirror the file comes from where it is published."""
+    asked = []
+
+    def get_file(name, url, **_):
+        asked.append(url)
+        raise Exception("no network")
+
+    monkeypatch.delenv(pretrained.MIRROR_VARIABLE)
+    monkeypatch.setattr(keras.utils, "get_file", get_file)
+    with pytest.raises(OSError, match="Could not get .*: no network"):
+        mobile()
+    base = "https://storage.googleapis.com/tensorflow/keras-applications/"
+    assert asked == [f"{base}nasnet/{MOBILE}"]
+
+
+def test_wrong_hash(mirror, models, monkeypatch):
+    folder = models.parent / "others"
+    folder.mkdir(parents=True)
+    (folder / MOBILE).write_text("another file")
+    official_files.expect_files(monkeypatch, folder)
+    with pytest.raises(OSError, match="file hash does not match"):
+        mobile()
+    assert os.listdir(models) == []
+
+
+def test_truncated_download(mirror, models):
+    mirror.share = 0.5
+    with pytest.raises(OSError, match="Could not get"):
+        mobile()
+    assert os.listdir(models) == []
+    mirror.share = 1.0
+    mobile()
+    assert len(os.listdir(models)) == 2
+
+
+def test_damaged_official_file_is_fetched_anew(mirror, models, source, caplog):
+    models.mkdir(parents=True)
+    (models / "nasnet_mobile.h5").write_text("half a file")
+    model = mobile()
+    (line,) = caplog.messages
+    assert "nasnet_mobile.h5 does not have the MD5" in line
+    assert_equal_outputs(model, source, 64, 64)
+
+
+def test_damaged_cache_is_made_anew(mirror, models, source, caplog):
+    mobile()
+    (cached,) = models.glob("*.weights.h5")
+    whole = cached.read_bytes()
+    for damaged in (whole[:-1], b"", whole[:5000] + b"x" + whole[5001:]):
+        cached.write_bytes(damaged)
+        caplog.clear()
+        model = mobile()
+        assert caplog.messages == [f"{cached} is damaged and is made anew."]
+    assert_equal_outputs(model, source, 64, 64)
+    assert cached.read_bytes() == whole
+    assert len(os.listdir(models)) == 2
+    assert mirror.requests == [f"/{MOBILE}"]
+
+
+def test_cache_keeps_all_digits(mirror, models, source):
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float16")
+    try:
+        assert mobile().get_layer("cell_0").variable_dtype == "float16"
+        assert keras.config.dtype_policy().name == "float16"
+    finally:
+        keras.config.set_dtype_policy(policy)
+    assert_equal_outputs(mobile(), source, 64, 64)
+
+
+def test_cache_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "here"))
+    assert pretrained.cache_folder() == str(tmp_path / "here" / "models")
+    monkeypatch.delenv("KERAS_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "user"))
+    expected = str(tmp_path / "user" / ".keras" / "models")
+    assert pretrained.cache_folder() == expected
+
+
+def test_folder_called_imagenet_is_not_meant(mirror, tmp_path, monkeypatch):
+    (tmp_path / "imagenet").mkdir()
+    monkeypatch.chdir(tmp_path)
+    mobile()
+    assert mirror.requests == [f"/{MOBILE}"]
+
+
+def test_two_processes_at_once(folder, mirror, models):
+    code = f"""if True:
+        import pathlib, sys, pytest
+        from tests import official_files
+        monkeypatch = pytest.MonkeyPatch()
+        official_files.shrink(monkeypatch)
+        official_files.expect_files(monkeypatch, pathlib.Path({str(folder)!r}))
+        import keras_nasnet
+        print("ready", flush=True)
+        sys.stdin.readline()
+        model = keras_nasnet.NASNetMobile((64, 64, 3))
+        print(float(abs(model.get_layer("predictions").kernel).numpy().sum()))
+    """
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    answers = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    expected = np.abs(mobile().get_layer("predictions").kernel).sum()
+    assert [float(a) for a in answers] == pytest.approx([expected] * 2)
+    # Both came too early for the other's file, and neither left a trace.
+    assert mirror.requests == [f"/{MOBILE}"] * 2
+    (cached,) = models.glob("*.weights.h5")
+    assert files.digest(cached, "sha256") in cached.name
+    assert set(os.listdir(models)) == {cached.name, "nasnet_mobile.h5"}
+
+
+def test_unknown_weights():
+    with pytest.raises(ValueError) as error:
+        keras_nasnet.NASNetMobile(weights="missing.weights.h5")
+    assert str(error.value) == (
+        '`weights` must be "imagenet", None or the path of an existing file '
+        "or folder. Received: weights='missing.weights.h5'"
+    )
+    for weights in ("imagenet", 5, ["imagenet"]):
+        with pytest.raises(ValueError, match="`weights` must be None or the"):
+            keras_nasnet.NASNetCIFAR(weights=weights)
+
+
+class TestOfficialPath:
+    """`weights=PATH` with an official file."""
+
+    def test_with_top(self, folder, source):
+        assert_equal_outputs(mobile(weights=folder / MOBILE), source, 64, 64)
+
+    @pytest.mark.parametrize("file", [MOBILE, MOBILE_NO_TOP])
+    def test_without_top(self, folder, source, file, caplog):
+        model = mobile(weights=str(folder / file), include_top=False)
+        features = official_files.without_top(source)
+        assert_equal_outputs(model, features, 64, 64)
+        assert not caplog.messages
+
+    def test_file_without_top_into_network_with_it(
+        self, folder, source, caplog
+    ):
+        model = mobile(weights=folder / MOBILE_NO_TOP)
+        (line,) = caplog.messages
+        assert "no weights for predictions" in line
+        assert "(1000 classes here, none there)" in line
+        assert_fresh(model.get_layer("predictions"))
+        features = keras.Model(source.input, source.layers[-2].output)
+        assert_equal_outputs(trunk(model), features, 64, 64)
+
+    def test_auxiliary_head_is_fresh_and_says_so(self, folder, source, caplog):
+        model = mobile((80, 80, 3), weights=folder / MOBILE, aux_head=True)
+        (line,) = caplog.messages
+        assert "no weights for aux_predictions in NASNet-mobile.h5" in line
+        np.testing.assert_array_equal(
+            model.get_layer("predictions").kernel,
+            source.get_layer("predictions").kernel,
+        )
+
+    @pytest.mark.parametrize(
+        "file, build, found, expected",
+        [
+            (
+                LARGE,
+                mobile,
+                "nasnet_large with 638 weights",
+                "nasnet_mobile with",
+            ),
+            (
+                MOBILE,
+                functools.partial(small_network, name="mine"),
+                "nasnet_mobile with",
+                "mine with",
+            ),
+        ],
+    )
+    def test_wrong_network(self, folder, file, build, found, expected):
+        with pytest.raises(ValueError) as error:
+            build(weights=str(folder / file))
+        message = str(error.value)
+        assert message.startswith(f"{folder / file}: keras.applications' ")
+        assert found in message and f"does not fit {expected}" in message
+
+    @pytest.mark.parametrize("share", [0.0, 0.1, 0.99])
+    def test_truncated(self, folder, share, tmp_path):
+        path = shutil.copy(folder / MOBILE, tmp_path)
+        os.truncate(path, int(share * os.path.getsize(path)))
+        with pytest.raises(ValueError) as error:
+            mobile(weights=path)
+        assert f"{path} is not a complete HDF5 file" in str(error.value)
+
+    def test_missing_layer(self, folder, tmp_path):
+        path = shutil.copy(folder / MOBILE, tmp_path)
+        with h5py.File(path, "a") as file:
+            file["stem_bn1"].attrs["weight_names"] = []
+        with pytest.raises(ValueError) as error:
+            mobile(weights=path)
+        assert "layers with weights. Expected 389" in str(error.value)
+
+    @pytest.mark.parametrize("name", ["gamma:0", "moving_variance:0"])
+    def test_missing_weight(self, folder, name, tmp_path):
+        path = shutil.copy(folder / MOBILE, tmp_path)
+        with h5py.File(path, "a") as file:
+            del file["stem_bn1/stem_bn1"][name]
+        with pytest.raises(ValueError) as error:
+            mobile(weights=path)
+        message = f"{path} is not a complete file of nasnet_mobile"
+        assert message in str(error.value)
+
+
+class TestOurFile:
+    """`weights=PATH` with what `save_weights()` wrote."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def network(cls):
+        return randomize(small_network(aux_head=True, name="small"))
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def saved(cls, network, tmp_path_factory):
+        path = tmp_path_factory.mktemp("ours") / "mine.weights.h5"
+        network.save_weights(path)
+        return path
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def plain(cls, network):
+        """The same without its auxiliary head."""
+        return keras.Model(network.input, network.output["predictions"])
+
+    def test_same_network(self, network, saved, caplog):
+        model = small_network(aux_head=True, weights=saved)
+        for name in ("predictions", "aux_predictions"):
+            pictures = images(2, 32, 32, 3)
+            np.testing.assert_array_equal(
+                run(model, pictures)[name], run(network, pictures)[name]
+            )
+        assert not caplog.messages
+        assert model.get_layer("cell_0").pool_padding == "zero"
+
+    def test_other_size_and_what_only_training_needs(
+        self, plain, saved, caplog
+    ):
+        # Drop path and dropout bring seeds, which are no weights.
+        model = small_network(
+            (None, None, 3), weights=saved, drop_path_rate=0.3, dropout=0.5
+        )
+        assert not caplog.messages
+        assert_equal_outputs(model, plain, 32, 32)
+        path = saved.with_name("seeds.weights.h5")
+        model.save_weights(path)
+        assert_equal_outputs(small_network(weights=path), plain, 32, 32)
+        trained = small_network(weights=path, drop_path_rate=0.1)
+        assert_equal_outputs(trained, plain, 32, 32)
+
+    def test_without_top(self, plain, saved, caplog):
+        model = small_network(include_top=False, pooling="avg", weights=saved)
+        assert not caplog.messages
+        assert_equal_outputs(model, trunk(plain), 32, 32)
+        # And its file, which has no classifier, back again.
+        path = saved.with_name("trunk.weights.h5")
+        model.save_weights(path)
+        whole = small_network(weights=path)
+        (line,) = caplog.messages
+        assert "(10 classes here, none there)" in line
+        assert_fresh(whole.get_layer("predictions"))
+        assert_equal_outputs(trunk(whole), model, 32, 32)
+
+    def test_other_classes(self, plain, saved, caplog):
+        model = small_network(weights=saved, classes=7, aux_head=True)
+        (line,) = caplog.messages
+        assert "no weights for predictions and aux_predictions" in line
+        assert "(7 classes here, 10 there)" in line
+        assert_fresh(model.get_layer("predictions"))
+        assert_equal_outputs(trunk(model), trunk(plain), 32, 32)
+
+    def test_auxiliary_head_that_the_file_lacks(self, plain, saved, caplog):
+        path = saved.with_name("plain.weights.h5")
+        plain.save_weights(path)
+        model = small_network(weights=path, aux_head=True)
+        (line,) = caplog.messages
+        assert "no weights for aux_predictions in plain.weights.h5" in line
+        outputs = keras.Model(model.input, model.output["predictions"])
+        assert_equal_outputs(outputs, plain, 32, 32)
+
+    def test_layers_before_the_stem_are_left_alone(self, plain, saved):
+        image = keras.Input((32, 32, 1))
+        rgb = keras.layers.Conv2D(
+            3, 1, use_bias=False, kernel_initializer="ones"
+        )
+        model = small_network(
+            None, input_tensor=rgb(image), weights=saved, name="grey"
+        )
+        grey = images(2, 32, 32, 1)
+        expected = run(plain, np.repeat(grey, 3, axis=-1))
+        assert relative_difference(run(model, grey), expected) < 1e-5
+
+    @pytest.mark.parametrize(
+        "arguments, message",
+        [
+            (
+                {"num_cells": 2},
+                "the network has 8 cells, the file 5.",
+            ),
+            (
+                {"stem": "imagenet", "penultimate_filters": 96},
+                "the network has 7 cells, the file 5.",
+            ),
+            (
+                {"penultimate_filters": 192},
+                "`stem` needs 5 weights, the file has 5. Missing shapes: "
+                "[(3, 3, 3, 24), (24,), (24,), (24,), (24,)], shapes that are "
+                "too many: [(3, 3, 3, 12), (12,), (12,), (12,), (12,)].",
+            ),
+            (
+                {"skip_reduction": True},
+                "`cell_1` needs",
+            ),
+        ],
+    )
+    def test_another_network(self, saved, arguments, message):
+        with pytest.raises(ValueError) as error:
+            small_network(weights=saved, name="other", **arguments)
+        assert f"{saved} does not fit other: " in str(error.value)
+        assert message in str(error.value)
+
+    def test_another_genotype(self, tmp_path):
+        def build(operation, **kwargs):
+            cell = CellGenotype([Block((operation, 0), ("identity", 1))])
+            return small_network(genotype=Genotype(cell, cell), **kwargs)
+
+        path = tmp_path / "mine.weights.h5"
+        build("sep_conv_3x3").save_weights(path)
+        with pytest.raises(ValueError) as error:
+            build("sep_conv_5x5", weights=path)
+        assert "`cell_0` needs" in str(error.value)
+        assert "Missing shapes: [(5, 5, 4, 1), (5, 5, 4, 1)]" in str(
+            error.value
+        )
+        with pytest.raises(ValueError, match="`cell_0` needs"):
+            build("conv_3x3", weights=path)
+
+    @pytest.mark.parametrize(
+        "weight",
+        [
+            "layers/cell_2/fit_inputs/convolution/steps/conv2d/vars/0",
+            "layers/stem/steps/batch_norm/vars/3",
+            "layers/classifier/vars/0",
+            "layers/classifier/vars/1",
+            "layers/auxiliary_head/steps/dense/vars/1",
+        ],
+    )
+    def test_missing_weight(self, network, saved, weight, tmp_path):
+        path = shutil.copy(saved, tmp_path)
+        with h5py.File(path, "a") as file:
+            del file[weight]
+        before = network.get_weights()
+        with pytest.raises(ValueError, match="weights, the file has") as error:
+            pretrained.load(network, path)
+        assert f"{path} does not fit small: " in str(error.value)
+        for old, new in zip(before, network.get_weights()):
+            np.testing.assert_array_equal(old, new)
+
+    @pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+    def test_truncated(self, saved, share, tmp_path):
+        path = shutil.copy(saved, tmp_path)
+        os.truncate(path, int(share * os.path.getsize(path)))
+        with pytest.raises(ValueError) as error:
+            small_network(weights=path)
+        assert f"{path} is not a complete HDF5 file" in str(error.value)
+
+    def test_files_of_something_else(self, network, tmp_path):
+        text = tmp_path / "text.weights.h5"
+        text.write_text("<html>404</html>")
+        dense = tmp_path / "dense.weights.h5"
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+        model.save_weights(dense)
+        empty = tmp_path / "empty.weights.h5"
+        h5py.File(empty, "w").close()
+        for path, message in (
+            (text, "text.weights.h5 is not a complete HDF5 file"),
+            (dense, "the network has 5 cells, the file 0."),
+            (empty, "the network has 5 cells, the file 0."),
+        ):
+            with pytest.raises(ValueError) as error:
+                pretrained.load(network, path)
+            assert message in str(error.value)
+
+    def test_file_under_a_name_that_keras_does_not_read(
+        self, network, saved, tmp_path
+    ):
+        path = shutil.copy(saved, tmp_path / "mine.h5")
+        with pytest.raises(ValueError) as error:
+            pretrained.load(network, path)
+        assert "ends in `.weights.h5`. Rename it." in str(error.value)
