@@ -44,7 +44,7 @@ def build_times(rounds):
     # The first build loads what Keras loads lazily, so it does not count.
     for i in range(rounds + 1):
         for name, build in BUILDERS.items():
-            keras.backend.clear_session()
+            keras.utils.clear_session()
             gc.collect()
             start = time.perf_counter()
             build(weights=None)

@@ -16,6 +16,8 @@ from keras_nasnet import genotypes
 from keras_nasnet import nasnet
 from keras_nasnet.canvas import picture_path
 from keras_nasnet.macs import count_macs_by_layer
+from keras_nasnet.predict import load_classifier
+from keras_nasnet.predict import load_model
 from keras_nasnet.predict import predict as predict_image
 from keras_nasnet.visualize import plot_cell
 from keras_nasnet.visualize import plot_network
@@ -26,8 +28,6 @@ MODELS = {
     "large": nasnet.NASNetLarge,
     "cifar": nasnet.NASNetCIFAR,
 }
-# Networks with published weights.
-PRETRAINED = ("tiny", "mobile", "large")
 
 NETWORKS = """
 NETWORK is one of
@@ -55,14 +55,13 @@ Says what images show. Every image that cannot be read is named on stderr; the
 others are answered all the same, and the exit status is then 1.
 
 NETWORK is one of
-  tiny           NASNet-A for the ten classes of CIFAR-10, part of this package
   mobile, large  NASNet-A for the 1000 classes of ImageNet, downloaded once
   FILE.keras     a saved classifier"""
 
 PREDICT_EXAMPLES = """\
 examples:
   keras-nasnet predict photo.jpg
-  keras-nasnet predict *.jpg --model mobile --top 3
+  keras-nasnet predict *.jpg --model large --top 3
   keras-nasnet predict photo.jpg --model mine.keras --json
 """
 
@@ -146,7 +145,7 @@ def plot(args):
 
 def predict(args):
     """Classifies image files, each on its own."""
-    model = _load_pretrained(args.model)
+    model = load_classifier(args.model)
     failed = 0
     for path in args.images:
         answer = {"image": path}
@@ -211,9 +210,9 @@ def _parser():
     command.add_argument("images", nargs="+", metavar="IMAGE")
     command.add_argument(
         "--model",
-        default="tiny",
+        default="mobile",
         metavar="NETWORK",
-        help="the network to ask (default: tiny)",
+        help="the network to ask (default: mobile)",
     )
     command.add_argument(
         "--top",
@@ -275,29 +274,12 @@ def _load(network, size=None):
     return _load_model(network, size)
 
 
-def _load_pretrained(network):
-    """Returns a classifier with trained weights."""
-    if network in PRETRAINED:
-        return MODELS[network]()
-    if not network.endswith(".keras") or not os.path.isfile(network):
-        raise ValueError(
-            f"unknown network {network!r}. Expected {', '.join(PRETRAINED)} "
-            "or the path of an existing .keras file."
-        )
-    return _load_model(network)
-
-
-def _load_model(path, size=None):
-    try:
-        model = keras.saving.load_model(path, compile=False)
-    except Exception as error:  # Keras raises many kinds, some pages long.
-        reason = str(error).strip().partition("\n")[0]
-        raise ValueError(f"{path} cannot be loaded: {reason}") from error
+def _load_model(path, size):
+    model = load_model(path)
     if size is None:
         return model
     image = keras.Input((*size, model.inputs[0].shape[-1]))
-    image = keras.tree.pack_sequence_as(model.input, [image])
-    return keras.models.clone_model(model, input_tensors=image)
+    return keras.models.clone_model(model, input_tensors=[image])
 
 
 def _like_mobile(genotype, size):

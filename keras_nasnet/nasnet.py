@@ -27,18 +27,6 @@ from keras_nasnet.regularization import AuxiliaryHead
 
 # Smallest image height and width that a stem leaves anything of.
 MIN_SIZES = {"imagenet": 32, "cifar": 8}
-CIFAR10_CLASSES = (
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-)
 
 
 class CellSpec(NamedTuple):
@@ -337,8 +325,6 @@ def _factory(function, network, title, weights, classes, parameters, preset):
         name=network,
         **kwargs,
     ):
-        if weights == "cifar10" and classes == len(CIFAR10_CLASSES):
-            kwargs.setdefault("class_names", CIFAR10_CLASSES)
         return NASNet(
             input_shape,
             include_top,
@@ -455,8 +441,8 @@ NASNetCIFAR = _factory(
 NASNetTiny = _factory(
     "NASNetTiny",
     "nasnet_tiny",
-    "NASNet-A (2 @ 384), a small network whose weights are in the package",
-    weights="cifar10",
+    "NASNet-A (2 @ 384), a network that two CPU cores can train on CIFAR-10",
+    weights=None,
     classes=10,
     parameters=371066,
     preset={

@@ -1,5 +1,6 @@
 """Classifies image files and says the answers in words."""
 
+import os
 from typing import NamedTuple
 
 import keras
@@ -7,12 +8,17 @@ import numpy as np
 
 from keras_nasnet import images
 from keras_nasnet.classifier import Classifier
+from keras_nasnet.nasnet import NASNetLarge
+from keras_nasnet.nasnet import NASNetMobile
 from keras_nasnet.preprocessing import imagenet_classes
 from keras_nasnet.preprocessing import preprocess_input
 
 # Networks for images this small see the whole image; for larger ones the
 # border is cut off, as in the evaluation of the published networks.
 SMALL_IMAGE = 64
+
+# Networks with published weights.
+PRETRAINED = {"mobile": NASNetMobile, "large": NASNetLarge}
 
 
 class Prediction(NamedTuple):
@@ -39,8 +45,8 @@ def predict(model, path, top=5):
     Example:
 
     ```python
-    model = keras_nasnet.NASNetTiny()
-    for name, probability in keras_nasnet.predict(model, "cat.jpg"):
+    model = keras_nasnet.NASNetMobile()
+    for name, probability in keras_nasnet.predict.predict(model, "cat.jpg"):
         print(f"{name} {probability:.0%}")
     ```
     """
@@ -56,6 +62,38 @@ def predict(model, path, top=5):
         scores /= scores.sum()
     best = np.argsort(-scores, kind="stable")[:top]
     return [Prediction(names[i], float(scores[i])) for i in best]
+
+
+def load_classifier(network):
+    """Loads a classifier with trained weights.
+
+    Args:
+        network: `"mobile"`, `"large"`, or the path of a `.keras` file.
+
+    Returns:
+        A Keras model.
+
+    Raises:
+        ValueError: If there is no such network, or the file is damaged.
+        OSError: If published weights cannot be downloaded.
+    """
+    if network in PRETRAINED:
+        return PRETRAINED[network]()
+    if not network.endswith(".keras") or not os.path.isfile(network):
+        raise ValueError(
+            f"unknown network {network!r}. Expected {', '.join(PRETRAINED)} "
+            "or the path of an existing .keras file."
+        )
+    return load_model(network)
+
+
+def load_model(path):
+    """Loads a `.keras` file, with one short error if it is damaged."""
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except Exception as error:  # Keras raises many kinds, some pages long.
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"{path} cannot be loaded: {reason}") from error
 
 
 def head(model):

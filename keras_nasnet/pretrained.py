@@ -7,7 +7,9 @@ random weights.
 import collections
 import contextlib
 import glob
+import itertools
 import os
+import re
 import tempfile
 import urllib.parse
 
@@ -15,24 +17,15 @@ import h5py
 import keras
 from absl import logging
 
-from keras_nasnet.cells import Cell
-from keras_nasnet.cells import Stem
-from keras_nasnet.classifier import Classifier
 from keras_nasnet.names import AUX_LAYER
 from keras_nasnet.names import GRADCAM_LAYER
 from keras_nasnet.names import PREDICTIONS_LAYER
 from keras_nasnet.records import KERAS_RECORDS
-from keras_nasnet.regularization import AuxiliaryHead
 
 # Base URL of a mirror of the published files, for machines without internet.
 MIRROR_VARIABLE = "KERAS_NASNET_MIRROR"
-# How Keras names our layers in a file: "cell", "cell_1", "cell_2" ...
-FILE_NAMES = {
-    Stem: "stem",
-    Cell: "cell",
-    Classifier: "classifier",
-    AuxiliaryHead: "auxiliary_head",
-}
+# Where Keras puts our layers in a file.
+OWN_LAYERS = re.compile(r"layers/(stem|cell|classifier|auxiliary_head)(_\d+)?/")
 
 
 def resolve(network, weights, include_top):
@@ -235,72 +228,65 @@ def _load_official(model, path):
 
 
 def _load_ours(model, path):
-    """Loads what `save_weights()` of a network of ours wrote."""
-    with h5py.File(path) as file:
-        layers = file.get("layers", {})
-        found = {name: _array_shapes(layers[name]) for name in layers}
-    if found and not path.endswith(".weights.h5"):
-        raise ValueError(
-            f"{path} holds weights as Keras 3 saves them, but Keras reads "
-            "them only if the name of the file ends in `.weights.h5`. Rename "
-            "it."
-        )
-    classes = [shape[-1] for shape in found.get("classifier", ())]
-    part = _loadable_part(model, path, classes, "auxiliary_head" in found)
-    try:
-        _check_shapes(found, part)
-        part.load_weights(path)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"{path} does not fit {model.name}: {error}"
-        ) from error
+    """Loads what `save_weights()` of a network of ours wrote.
 
-
-def _array_shapes(group):
-    """Counts the weights below a group by shape, without seeds."""
-    shapes = collections.Counter()
-
-    def count(name, item):
-        if isinstance(item, h5py.Dataset) and "seed_generator" not in name:
-            shapes[item.shape] += 1
-
-    group.visititems(count)
-    return shapes
-
-
-def _check_shapes(found, part):
-    """Compares a file of ours with the layers that it is for.
-
-    Keras checks too, but one layer at a time, each after it has changed the
-    ones before.
-
-    Args:
-        found: Dictionary from the names of layers in the file to the shapes
-            of their weights.
-        part: The part of a network to load.
+    Keras itself would take seconds for it, and would have changed some layers
+    when it finds an error in another one.
     """
-    expected = {}
-    for kind, name in FILE_NAMES.items():
-        layers = [layer for layer in part.layers if isinstance(layer, kind)]
-        for i, layer in enumerate(layers):
-            expected[f"{name}_{i}" if i else name] = layer
-    cells = {name for name in found if name.startswith(FILE_NAMES[Cell])}
-    num_cells = sum(isinstance(layer, Cell) for layer in part.layers)
-    if len(cells) != num_cells:
-        raise ValueError(
-            f"the network has {num_cells} cells, the file {len(cells)}."
+    from keras_nasnet.weights import copying
+
+    arrays = _read_ours(path)
+    heads = {name.partition("/")[0] for name, _ in arrays}
+    classes = [
+        array.shape[-1]
+        for (name, _), array in arrays.items()
+        if name == PREDICTIONS_LAYER
+    ]
+    part = _loadable_part(model, path, classes, AUX_LAYER in heads)
+    paths = collections.defaultdict(list)
+    for variable in part.weights:
+        paths[variable.path.rpartition("/")[0]].append(variable.path)
+    absent = {PREDICTIONS_LAYER, AUX_LAYER} - {la.name for la in part.layers}
+    entries = []
+    for (name, i), array in arrays.items():
+        if name.partition("/")[0] in absent:
+            continue
+        known = paths[name]
+        entry = copying.Entry(
+            f"{name}/{i}", known[i] if i < len(known) else None, array
         )
-    for name, layer in expected.items():
-        ours = collections.Counter(tuple(w.shape) for w in layer.weights)
-        theirs = found.get(name, collections.Counter())
-        if ours != theirs:
-            missing = sorted((ours - theirs).elements())
-            extra = sorted((theirs - ours).elements())
-            raise ValueError(
-                f"`{layer.name}` needs {ours.total()} weights, the file has "
-                f"{theirs.total()}. Missing shapes: {missing[:5]}, shapes "
-                f"that are too many: {extra[:5]}."
-            )
+        entries.append(entry)
+    copying.copy_weights(entries, part, path)
+
+
+def _read_ours(path):
+    """Reads the weights of our layers from a `.weights.h5` file.
+
+    Returns:
+        A dictionary from the path of a layer and the index of a weight in it
+        to the array.
+    """
+    names = {}
+    datasets = {}
+
+    def visit(path, item):
+        if isinstance(item, h5py.Dataset):
+            datasets[path] = item
+        elif path.endswith("/vars") and "name" in item.attrs:
+            names[path.removesuffix("/vars")] = item.attrs["name"]
+
+    arrays = {}
+    with h5py.File(path) as file:
+        file.visititems(visit)
+        for path, dataset in datasets.items():
+            # Seeds are no weights; other layers are none of ours.
+            if "seed_generator" in path or not OWN_LAYERS.match(path):
+                continue
+            layer, _, index = path.rpartition("/vars/")
+            parents = itertools.accumulate(layer.split("/"), "{}/{}".format)
+            layer = "/".join(names[p] for p in parents if p in names)
+            arrays[layer, int(index)] = dataset[()]
+    return arrays
 
 
 def _loadable_part(model, path, classes, has_aux=False):

@@ -8,7 +8,6 @@ import threading
 
 import h5py
 import keras
-import numpy as np
 from keras_nasnet.weights import convert_keras_applications
 from keras_nasnet.weights import files
 
@@ -59,18 +58,25 @@ def save_official(model, path):
             names = [f"{layer.name}/{w.name}:0" for w in weights]
             group.attrs["weight_names"] = [name.encode() for name in names]
             for name, weight in zip(names, weights):
-                group.create_dataset(name, data=np.asarray(weight))
+                group.create_dataset(
+                    name, data=keras.ops.convert_to_numpy(weight)
+                )
 
 
-def shrink(monkeypatch):
-    """Makes Mobile and Large small on both sides, which saves minutes.
+def shrink(monkeypatch, shrunk=tuple(SMALL)):
+    """Makes networks small on both sides, which saves minutes.
+
+    Args:
+        monkeypatch: What undoes it.
+        shrunk: Names of the networks; the others cannot be read until then.
 
     Returns:
         The networks of keras.applications with random weights, by name.
     """
     models = {}
     networks = {}
-    for network, small in SMALL.items():
+    for network in shrunk:
+        small = SMALL[network]
         arguments = convert_keras_applications.OFFICIAL_ARGUMENTS[network]
         monkeypatch.setitem(
             convert_keras_applications.OFFICIAL_ARGUMENTS,

@@ -2,20 +2,27 @@
 
 Run:
 
-    python -m training.evaluate --model=tiny --dataset=cifar10 --split=test
+    python -m training.evaluate --model=runs/tiny/final.keras \
+        --dataset=cifar10 --split=test
 """
 
 import dataclasses
 
 import keras
 import tensorflow as tf
+from absl import app
 from absl import flags
+
+from keras_nasnet.predict import SMALL_IMAGE
+from keras_nasnet.predict import load_classifier
+from training import checkpoints
+from training import datasets
 
 FLAGS = flags.FLAGS
 
 
 def define_flags():
-    flags.DEFINE_string("model", None, "tiny, mobile, large, or a .keras file.")
+    flags.DEFINE_string("model", None, "mobile, large, or a .keras file.")
     flags.DEFINE_string("dataset", None, "tfds data set or folder of images.")
     flags.DEFINE_string("split", "test", "tfds split; a folder has only one.")
     flags.DEFINE_string("data_dir", None, "Folder of prepared tfds data sets.")
@@ -52,16 +59,34 @@ def evaluate(model, dataset, images=None):
         An `Accuracy`.
     """
     progress = keras.utils.Progbar(images, unit_name="image")
-    top_1 = top_5 = count = 0
+    hits = {1: 0, 5: 0}
+    count = 0
     for batch, labels in dataset:
         scores = tf.convert_to_tensor(model.predict_on_batch(batch))
-        for k, name in ((1, "top_1"), (5, "top_5")):
-            hits = tf.math.in_top_k(labels, scores, min(k, scores.shape[1]))
-            hits = int(tf.reduce_sum(tf.cast(hits, tf.int32)))
-            if name == "top_1":
-                top_1 += hits
-            else:
-                top_5 += hits
+        for k in hits:
+            found = tf.math.in_top_k(labels, scores, min(k, scores.shape[1]))
+            hits[k] += int(tf.reduce_sum(tf.cast(found, tf.int32)))
         progress.add(len(labels))
         count += len(labels)
-    return Accuracy(100 * top_1 / count, 100 * top_5 / count, count)
+    return Accuracy(100 * hits[1] / count, 100 * hits[5] / count, count)
+
+
+def main(_):
+    model = load_classifier(FLAGS.model)
+    split = datasets.load(FLAGS.dataset, FLAGS.split, FLAGS.data_dir)
+    size = model.input_shape[1]
+    pipeline = "cifar" if size <= SMALL_IMAGE else "inception"
+    _, prepare = datasets.PIPELINES[pipeline]
+    accuracy = evaluate(
+        model,
+        prepare(split.dataset, FLAGS.batch_size, image_size=size),
+        split.count,
+    )
+    print(accuracy)
+    if FLAGS.out:
+        checkpoints.write_json(dataclasses.asdict(accuracy), FLAGS.out)
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)

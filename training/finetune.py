@@ -27,11 +27,9 @@ from training import evaluate
 FLAGS = flags.FLAGS
 # Name of a pretrained network -> factory, input pipeline, image size.
 NETWORKS = {
-    "tiny": (keras_nasnet.NASNetTiny, "cifar", 32),
     "mobile": (keras_nasnet.NASNetMobile, "inception", 224),
     "large": (keras_nasnet.NASNetLarge, "inception", 331),
 }
-PRETRAINED = {"tiny": "cifar10", "mobile": "imagenet", "large": "imagenet"}
 
 
 def define_flags():
@@ -176,7 +174,7 @@ def main(_):
         FLAGS.held_out,
     )
     model = factory(
-        weights=FLAGS.weights or PRETRAINED[FLAGS.model],
+        weights=FLAGS.weights or "imagenet",
         classes=len(train_split.class_names),
         class_names=train_split.class_names,
     )
