@@ -279,7 +279,9 @@ def _load_model(path, size):
     if size is None:
         return model
     image = keras.Input((*size, model.inputs[0].shape[-1]))
-    return keras.models.clone_model(model, input_tensors=[image])
+    # Kept as it is, a tensor or a list of one.
+    inputs = keras.tree.map_structure(lambda _: image, model.input)
+    return keras.models.clone_model(model, input_tensors=inputs)
 
 
 def _like_mobile(genotype, size):

@@ -323,10 +323,19 @@ class Pool2D(keras.layers.Layer):
         self.padding = padding
 
     def call(self, inputs):
-        padding = "same"
-        if self.padding == "zero" and self.strides > 1:
-            inputs = self.zero_pad(inputs)
-            padding = "valid"
+        if self.strides == 1:
+            return self._pool(inputs, "same")
+        if self.padding == "zero":
+            return self._pool(self.zero_pad(inputs), "valid")
+        if self.mode == "average" and keras.config.backend() == "torch":
+            # Keras pads by repeating the border there if it pads one side
+            # more than the other, and counts what it repeated.
+            counted = self.zero_pad(ops.ones_like(inputs[:1, :, :, :1]))
+            total = self._pool(self.zero_pad(inputs), "valid")
+            return total / self._pool(counted, "valid")
+        return self._pool(inputs, "same")
+
+    def _pool(self, inputs, padding):
         pool = ops.average_pool if self.mode == "average" else ops.max_pool
         return pool(
             inputs,

@@ -13,7 +13,9 @@ from keras_nasnet.weights import files
 
 import keras_nasnet
 from keras_nasnet import pretrained
+from tests.networks import images
 from tests.networks import randomize
+from tests.networks import run
 
 # Of the small networks that stand for Mobile and Large.
 SMALL = {
@@ -38,7 +40,14 @@ def official_network(network, size=None):
     model = builder_module().NASNet(
         input_shape=(size, size, 3), weights=None, **arguments
     )
-    return randomize(model)
+    randomize(model)
+    # Logits of a few units: else one class gets all the probability, whatever
+    # the image.
+    features = keras.Model(model.input, model.layers[-2].output)
+    kernel = model.get_layer("predictions").kernel
+    logits = keras.ops.matmul(run(features, images(1, size, size, 3)), kernel)
+    kernel.assign(kernel / keras.ops.std(logits))
+    return model
 
 
 def without_top(model):

@@ -34,6 +34,8 @@ LARGE = "NASNet-large.h5"
 def assert_equal_outputs(model, source, *shape):
     pictures = images(2, *shape, 3)
     outputs, expected = run(model, pictures), run(source, pictures)
+    # The images differ, and no softmax hides by how much.
+    assert np.abs(expected[0] - expected[1]).max() > 0.01 * expected.max()
     assert relative_difference(outputs, expected) < 1e-5
 
 
@@ -368,14 +370,8 @@ class TestOfficialPath:
     def network(cls, official):
         return mobile(weights=None)
 
-    def test_with_top(self, folder, source, caplog):
-        model = mobile(weights=folder / MOBILE)
-        assert not caplog.messages
-        assert_equal_outputs(model, source, 64, 64)
-
-    @pytest.mark.parametrize("file", [MOBILE, MOBILE_NO_TOP])
-    def test_without_top(self, folder, source, file, caplog):
-        model = mobile(weights=str(folder / file), include_top=False)
+    def test_without_top(self, folder, source, caplog):
+        model = mobile(weights=str(folder / MOBILE), include_top=False)
         assert not caplog.messages
         features = official_files.without_top(source)
         assert_equal_outputs(model, features, 64, 64)
@@ -523,7 +519,7 @@ class TestOurFile:
         )
         grey = images(2, 32, 32, 1)
         expected = run(plain, np.repeat(grey, 3, axis=-1))
-        assert relative_difference(run(model, grey), expected) < 1e-5
+        assert relative_difference(run(model, [grey]), expected) < 1e-5
 
     @pytest.mark.parametrize(
         "arguments, message",
@@ -534,7 +530,7 @@ class TestOurFile:
             ),
             (
                 {"stem": "imagenet", "penultimate_filters": 96},
-                "cell_stem_0/block_0_left/bn_1/beta is not in the source",
+                "cell_0/block_2_right/bn/0 is unknown",
             ),
             (
                 {"penultimate_filters": 192},
@@ -555,11 +551,13 @@ class TestOurFile:
         assert " weights does not fit other with " in str(error.value)
         assert message in str(error.value)
 
-    def test_larger_file(self, saved, tmp_path):
-        path = tmp_path / "larger.weights.h5"
-        small_network(num_cells=2).save_weights(path)
-        with pytest.raises(ValueError, match="cell_3/block_0_left/bn_1/0 is u"):
-            small_network(weights=path)
+    def test_larger_file(self, network, saved, tmp_path):
+        path = shutil.copy(saved, tmp_path)
+        with h5py.File(path, "a") as file:
+            file.copy("layers/cell_4", "layers/cell_5")
+            file["layers/cell_5/vars"].attrs["name"] = "cell_3"
+        message = "cell_3/block_0_left/bn_1/0 is unknown"
+        assert_refused(network, path, message)
 
     def test_another_genotype(self, tmp_path):
         def build(operation, **kwargs):

@@ -3,7 +3,8 @@
 from typing import Any
 from typing import NamedTuple
 
-SHOWN_PROBLEMS = 10
+# Of each kind, in an error message.
+SHOWN_PROBLEMS = 3
 
 
 class Entry(NamedTuple):
@@ -36,32 +37,36 @@ def copy_weights(entries, model, source):
             or has another shape. Nothing has been copied then.
     """
     targets = {variable.path: variable for variable in model.weights}
-    problems = []
     taken = {}
+    extra = []
+    misshapen = []
     for name, path, value in entries:
         if path is None:
-            problems.append(f"{name} is unknown")
+            extra.append(f"{name} is unknown")
         elif path not in targets:
-            problems.append(f"{name} is not in the model (as {path})")
+            extra.append(f"{name} is not in the model (as {path})")
         elif path in taken:
-            problems.append(f"{name} and {taken[path].name} are both {path}")
+            extra.append(f"{name} and {taken[path].name} are both {path}")
         elif tuple(value.shape) != tuple(targets[path].shape):
-            problems.append(
+            misshapen.append(
                 f"{name} has shape {tuple(value.shape)}, expected "
                 f"{tuple(targets[path].shape)} of {path}"
             )
-        if path is not None:
-            taken[path] = Entry(name, path, value)
-    problems += [
-        f"{path} is not in the source" for path in targets.keys() - taken.keys()
+        taken.setdefault(path, Entry(name, path, value))
+    missing = [
+        f"{path} is not in the source" for path in targets if path not in taken
     ]
-    if problems:
-        more = len(problems) - SHOWN_PROBLEMS
+    if extra or missing or misshapen:
+        shown = [
+            problem
+            for problems in (extra, missing, misshapen)
+            for problem in sorted(problems)[:SHOWN_PROBLEMS]
+        ]
+        more = len(extra + missing + misshapen) - len(shown)
         raise ValueError(
             f"{source} with {len(entries)} weights does not fit {model.name} "
-            f"with {len(targets)}: "
-            + "; ".join(sorted(problems)[:SHOWN_PROBLEMS])
-            + (f"; and {more} more." if more > 0 else ".")
+            f"with {len(targets)}: {'; '.join(shown)}"
+            + (f"; and {more} more." if more else ".")
         )
     for path, entry in taken.items():
         targets[path].assign(entry.value)
