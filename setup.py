@@ -85,12 +85,12 @@ setuptools.setup(
     ],
     package_dir={"keras_nasnet.weights": "weights"},
     package_data={
-        "keras_nasnet": ["*.csv", "*.txt"],
+        "keras_nasnet": ["*.txt"],
         "keras_nasnet.weights": ["*.h5", "*.json", "*.npz"],
     },
     # Keras 3.15 needs Python 3.11.
     python_requires=">=3.11",
-    install_requires=["absl-py", "keras>=3.15", "numpy"],
+    install_requires=["absl-py", "h5py", "keras>=3.15", "numpy"],
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["keras-nasnet = keras_nasnet.cli:main"]},
 )

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_nasnet.chain import Chain
+from keras_nasnet.checks import check_fraction
 from keras_nasnet.checks import check_pool_padding
 from keras_nasnet.checks import check_positive
 from keras_nasnet.checks import check_strides
@@ -214,11 +215,7 @@ class Cell(Chain):
                 f"Received: previous={previous!r}"
             )
         check_pool_padding(pool_padding)
-        if not 0 <= drop_path_rate < 1:
-            raise ValueError(
-                "`drop_path_rate` must be in [0, 1). "
-                f"Received: drop_path_rate={drop_path_rate!r}"
-            )
+        check_fraction("drop_path_rate", drop_path_rate)
         self.genotype = genotype
         self.filters = filters
         self.strides = strides

@@ -15,10 +15,10 @@ import keras
 from keras_nasnet import genotypes
 from keras_nasnet import nasnet
 from keras_nasnet.canvas import picture_path
+from keras_nasnet.inference import load_classifier
+from keras_nasnet.inference import load_model
+from keras_nasnet.inference import predict as predict_image
 from keras_nasnet.macs import count_macs_by_layer
-from keras_nasnet.predict import load_classifier
-from keras_nasnet.predict import load_model
-from keras_nasnet.predict import predict as predict_image
 from keras_nasnet.visualize import plot_cell
 from keras_nasnet.visualize import plot_network
 

@@ -89,7 +89,8 @@ class CellGenotype:
             read any state below that.
         outputs: Indices of the states that leave the cell, in order. `None`
             derives them by the paper's rule: every state created in the cell
-            that no block reads.
+            that no block reads, or every created state at all where they
+            are not concatenated.
         num_inputs: Number of input states. NASNet-B has 4, all others 2.
         concat_outputs: Whether the outputs leave as one tensor, concatenated
             in depth. `False` lets them go on one by one, as in NASNet-B, and
@@ -134,6 +135,8 @@ class CellGenotype:
         self._check_inputs()
         if self.outputs is None:
             outputs = self._unused_states()
+            if not self.concat_outputs:
+                outputs = tuple(range(self.num_inputs, self.num_states))
         else:
             outputs = _sequence(self.outputs, "outputs")
         object.__setattr__(self, "outputs", tuple(outputs))

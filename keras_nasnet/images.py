@@ -28,7 +28,7 @@ def load_image(path, size, crop=0.875):
     Example:
 
     ```python
-    image = keras_nasnet.images.load_image("cat.jpg", (224, 224))
+    image = keras_nasnet.load_image("cat.jpg", (224, 224))
     scores = model.predict(keras_nasnet.preprocess_input(image[None]))
     ```
     """

@@ -16,6 +16,7 @@ from keras_nasnet.cells import Cell
 from keras_nasnet.cells import Stem
 from keras_nasnet.chain import conv_regularizer
 from keras_nasnet.chain import head_dtype
+from keras_nasnet.checks import check_fraction
 from keras_nasnet.checks import check_pool_padding
 from keras_nasnet.checks import check_positive
 from keras_nasnet.classifier import Classifier
@@ -23,6 +24,7 @@ from keras_nasnet.genotypes import NASNET_A
 from keras_nasnet.names import AUX_LAYER
 from keras_nasnet.names import GRADCAM_LAYER
 from keras_nasnet.names import PREDICTIONS_LAYER
+from keras_nasnet.records import WeightRecord
 from keras_nasnet.regularization import AuxiliaryHead
 
 # Smallest image height and width that a stem leaves anything of.
@@ -177,13 +179,27 @@ def NASNet(
     """
     _check_data_format()
     genotype = genotypes.get(genotype)
-    weights = pretrained.resolve(None, weights, include_top)
+    weights = pretrained.find(None, weights, include_top)
     if pool_padding is None:
         slim = weights is not None and pretrained.is_tf_slim(weights)
         pool_padding = "same" if slim else "zero"
     check_positive("num_cells", num_cells)
     check_positive("classes", classes)
     check_pool_padding(pool_padding)
+    check_fraction("dropout", dropout)
+    check_fraction("drop_path_rate", drop_path_rate)
+    if stem_filters is not None:
+        check_positive("stem_filters", stem_filters)
+    if weight_decay < 0:
+        raise ValueError(
+            "`weight_decay` must not be negative. "
+            f"Received: weight_decay={weight_decay!r}"
+        )
+    if skip_reduction and not genotype.normal.concat_outputs:
+        raise ValueError(
+            "`skip_reduction=True` needs cells that read the two cells before "
+            "them. The cells of `genotype` read only the one before."
+        )
     if stem not in ("imagenet", "cifar"):
         raise ValueError(
             f'`stem` must be "imagenet" or "cifar". Received: stem={stem!r}'
@@ -197,6 +213,16 @@ def NASNet(
         raise ValueError(
             "`features` are returned by networks without top. Pass "
             f"`include_top=False` as well. Received: features={features}"
+        )
+    if pooling and features:
+        raise ValueError(
+            "`features` are returned as they are. Leave `pooling` out. "
+            f"Received: pooling={pooling!r}, features={features}"
+        )
+    if class_names and not include_top:
+        raise ValueError(
+            "`class_names` belong to a classifier, so they need "
+            "`include_top=True`."
         )
     if aux_head and not include_top:
         raise ValueError(
@@ -213,6 +239,11 @@ def NASNet(
     image = _image_input(
         input_shape, input_tensor, default_size, MIN_SIZES[stem]
     )
+    if isinstance(weights, WeightRecord) and image.shape[-1] != 3:
+        raise ValueError(
+            f"`weights={weights.weights!r}` needs images with 3 channels. "
+            f"Received: `input_shape` (or `input_tensor`) {image.shape[1:]}"
+        )
     settings = {
         "bn_momentum": bn_momentum,
         "bn_epsilon": bn_epsilon,
@@ -256,9 +287,9 @@ def NASNet(
         if aux_head and spec.name == aux_cell:
             aux = AuxiliaryHead(
                 classes, classifier_activation, name=AUX_LAYER, **settings
-            )(_joined(x))
+            )(_joined(x, AUX_LAYER))
 
-    x = _joined(x)
+    x = _joined(x, GRADCAM_LAYER)
     x = keras.layers.ReLU(name=GRADCAM_LAYER)(x)
     dtype = head_dtype(keras.config.dtype_policy())
     if include_top:
@@ -328,7 +359,7 @@ def _factory(function, network, title, weights, classes, parameters, preset):
         return NASNet(
             input_shape,
             include_top,
-            pretrained.resolve(network, weights, include_top),
+            pretrained.find(network, weights, include_top),
             input_tensor,
             pooling,
             classes,
@@ -486,7 +517,8 @@ def feature_pyramid(model):
         if isinstance(layer, (Stem, Cell)):
             strides *= layer.strides
         if isinstance(layer, Cell):
-            pyramid[f"P{round(math.log2(strides))}"] = _joined(layer.output)
+            level = f"P{round(math.log2(strides))}"
+            pyramid[level] = _joined(layer.output, layer.name)
     if not pyramid:
         raise ValueError(
             "`model` has no cells: it was not built by keras_nasnet, or its "
@@ -503,10 +535,10 @@ def _cell_inputs(cell, x, previous):
     return [x, x if previous is None else previous]
 
 
-def _joined(x):
+def _joined(x, name):
     """Concatenates the states of a cell that passes them on one by one."""
     if isinstance(x, list):
-        return keras.layers.Concatenate()(x)
+        return keras.layers.Concatenate(name=f"{name}_inputs")(x)
     return x
 
 
@@ -564,6 +596,11 @@ def _check_input_shape(shape, min_size, argument):
             f"Received: {argument}={shape}"
         )
     *size, channels = shape
+    if shape[0] in (1, 3) and None not in shape and channels > 4:
+        raise ValueError(
+            f"`{argument}` must be (height, width, channels), the channels "
+            f"last. Received: {argument}={tuple(shape)}"
+        )
     if not isinstance(channels, int) or channels < 1:
         raise ValueError(
             f"`{argument}` must end in the number of channels, 3 for RGB "

@@ -10,8 +10,7 @@ class BatchNorm(keras.layers.BatchNormalization):
 
     Keras 3 writes batch norm as about ten small operations. TensorFlow has one
     for it, which trains twice as fast on a CPU, and which its graph optimiser
-    folds into the convolution before at inference. Like TF-slim's, it feeds
-    the moving variance with the unbiased variance of the batch.
+    folds into the convolution before at inference.
 
     Args:
         **kwargs: As in `keras.layers.BatchNormalization`.
@@ -30,7 +29,7 @@ class BatchNorm(keras.layers.BatchNormalization):
     """
 
     def call(self, inputs, training=None):
-        if not self._has_fused_operation():
+        if not self._has_fused_operation(inputs):
             return super().call(inputs, training=training)
         import tensorflow as tf
 
@@ -45,6 +44,10 @@ class BatchNorm(keras.layers.BatchNormalization):
             is_training=batch_statistics,
         )
         if batch_statistics:
+            # TensorFlow returns the unbiased variance, Keras keeps the other.
+            count = tf.size(inputs) / inputs.shape[-1]
+            count = tf.cast(count, "float32")
+            variance *= tf.maximum(count - 1, 1) / count
             for moving, value in (
                 (self.moving_mean, mean),
                 (self.moving_variance, variance),
@@ -52,10 +55,13 @@ class BatchNorm(keras.layers.BatchNormalization):
                 moving.assign_sub((moving - value) * (1 - self.momentum))
         return outputs
 
-    def _has_fused_operation(self):
+    def _has_fused_operation(self, inputs):
         # TensorFlow's wants gamma, beta and both statistics in float32.
         return (
             keras.backend.backend() == "tensorflow"
+            and len(inputs.shape) == 4
+            and self.axis in (-1, 3)
+            and not self.synchronized
             and self.variable_dtype == "float32"
             and self.scale
             and self.center

@@ -7,7 +7,6 @@ operation brings its input to `filters` channels and divides the image size by
 need not know which one it builds.
 """
 
-import functools
 import math
 
 import keras
@@ -443,7 +442,10 @@ def strided_shape(input_shape, strides, channels):
 
 
 def _factory(cls, kernel_size):
-    return functools.partial(cls, kernel_size=kernel_size)
+    def factory(filters, strides=1, **kwargs):
+        return cls(filters, kernel_size, strides, **kwargs)
+
+    return factory
 
 
 # name -> factory(filters, strides=1, **settings)

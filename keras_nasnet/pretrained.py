@@ -21,6 +21,7 @@ from keras_nasnet.names import AUX_LAYER
 from keras_nasnet.names import GRADCAM_LAYER
 from keras_nasnet.names import PREDICTIONS_LAYER
 from keras_nasnet.records import KERAS_RECORDS
+from keras_nasnet.records import WeightRecord
 
 # Base URL of a mirror of the published files, for machines without internet.
 MIRROR_VARIABLE = "KERAS_NASNET_MIRROR"
@@ -28,8 +29,8 @@ MIRROR_VARIABLE = "KERAS_NASNET_MIRROR"
 OWN_LAYERS = re.compile(r"layers/(stem|cell|classifier|auxiliary_head)(_\d+)?/")
 
 
-def resolve(network, weights, include_top):
-    """Turns the `weights` argument of a factory into a path.
+def find(network, weights, include_top):
+    """Finds what the `weights` argument of a factory means, and loads nothing.
 
     Args:
         network: Name of the network, such as `"nasnet_mobile"`.
@@ -37,49 +38,57 @@ def resolve(network, weights, include_top):
         include_top: Whether the classifier's weights are needed.
 
     Returns:
-        `None` or the path of a file of weights, downloaded and converted if
-        it was not yet.
+        `None`, a path, or the `WeightRecord` of published weights.
 
     Raises:
         ValueError: If there are no such weights.
-        OSError: If they cannot be downloaded. The message says which file to
-            put where.
     """
-    if weights is None:
-        return None
+    if weights is None or isinstance(weights, WeightRecord):
+        return weights
     records = [r for r in KERAS_RECORDS if r.network == network]
     # Names come first: data sets often lie in a folder called "imagenet".
     for record in records:
         if (record.weights, record.include_top) == (weights, include_top):
-            return _converted(record)
+            return record
     if isinstance(weights, (str, os.PathLike)) and (
         os.path.exists(weights) or os.path.exists(f"{weights}.index")
     ):
         return os.fspath(weights)
     known = sorted({f'"{record.weights}", ' for record in records})
+    if weights in {record.weights for record in KERAS_RECORDS}:
+        networks = sorted({record.network for record in KERAS_RECORDS})
+        raise ValueError(
+            f"`weights={weights!r}` exists for {' and '.join(networks)} only. "
+            "Build one of these, or pass the path of a file of weights."
+        )
     raise ValueError(
         f"`weights` must be {''.join(known)}None or the path of an "
         f"existing file or folder. Received: weights={weights!r}"
     )
 
 
-def load(model, path):
-    """Loads a file of weights into a network.
+def load(model, source):
+    """Loads weights into a network.
 
     Weights of the classifier are loaded if the network has one for as many
     classes; otherwise it keeps its random ones and a line in the log says so.
 
     Args:
         model: A network of this package.
-        path: One of: a `.weights.h5` file of such a network; an official
-            `.h5` file of `keras.applications`' NASNetMobile or NASNetLarge;
-            a TF-slim checkpoint as a prefix, folder or `.tar.gz`.
+        source: What `find` returned: the `WeightRecord` of published weights,
+            which are downloaded and converted when first needed, or the path
+            of a `.weights.h5` file of such a network, of an official `.h5`
+            file of `keras.applications`' NASNetMobile or NASNetLarge, or of a
+            TF-slim checkpoint (prefix, folder or `.tar.gz`).
 
     Raises:
         ValueError: If the file does not fit the network or is damaged. The
             message says what was found and what was expected.
+        OSError: If published weights cannot be downloaded. The message says
+            which file to put where.
     """
-    path = os.fspath(path)
+    is_record = isinstance(source, WeightRecord)
+    path = _converted(source) if is_record else os.fspath(source)
     if is_tf_slim(path):
         _load_tf_slim(model, path)
     elif is_official(path):
@@ -88,9 +97,11 @@ def load(model, path):
         _load_ours(model, path)
 
 
-def is_tf_slim(path):
-    """Whether a path is a TF-slim checkpoint by its looks."""
-    path = os.fspath(path)
+def is_tf_slim(source):
+    """Whether weights are a TF-slim checkpoint by the looks of their path."""
+    if isinstance(source, WeightRecord):
+        return False
+    path = os.fspath(source)
     return (
         os.path.isdir(path)
         or path.endswith((".tar.gz", ".tgz", ".tar"))

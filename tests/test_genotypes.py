@@ -571,3 +571,10 @@ class TestCanonicalHash:
         row = cell(*[(CONV, SKIP)] * 12, outputs=[2])
         chain = cell(*[(("conv_3x3", s), ("identity", s)) for s in range(12)])
         assert cell_hash(row) != cell_hash(chain)
+
+
+def test_all_created_states_go_on_one_by_one():
+    blocks = [Block(("identity", 0), ("conv_1x1", 1))]
+    blocks.append(Block(("identity", 2), ("conv_3x3", 2)))
+    # State 2 is read by the second block and goes on all the same.
+    assert CellGenotype(blocks, concat_outputs=False).outputs == (2, 3)

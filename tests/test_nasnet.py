@@ -404,7 +404,7 @@ ERRORS = {
     "channels": ({"input_shape": (64, 64, None)}, "`input_shape` must end in"),
     "channels first": (
         {"input_shape": (3, 64, 64)},
-        "`input_shape` must be at least 32 pixels",
+        "`input_shape` must be .*, the channels last",
     ),
     "size": (
         {"input_shape": (31, 64, 3)},
@@ -433,10 +433,27 @@ ERRORS = {
     ),
     "multiplier": ({"filter_multiplier": 1.5}, "`filter_multiplier` must be"),
     "stem": ({"stem": "mnist"}, "`stem` must be"),
-    "stem_filters": ({"stem_filters": 0}, "`filters` must be"),
+    "stem_filters": ({"stem_filters": 0}, "`stem_filters` must be"),
     "pool_padding": ({"pool_padding": "valid"}, "`pool_padding` must be"),
-    "drop_path_rate": ({"drop_path_rate": 1.0}, "rate` must be in"),
-    "dropout": ({"dropout": 1.5}, "rate"),
+    "drop_path_rate": (
+        {"drop_path_rate": 1.0},
+        r"`drop_path_rate` must be a number in \[0, 1\)",
+    ),
+    "dropout": ({"dropout": "half"}, "`dropout` must be a number"),
+    "weight_decay": ({"weight_decay": -1}, "`weight_decay` must not be"),
+    "boolean": ({"num_cells": True}, "`num_cells` must be a positive integer"),
+    "named weights": (
+        {"weights": "imagenet"},
+        "exists for nasnet_large and nasnet_mobile only",
+    ),
+    "features and pooling": (
+        {"features": ["P3"], "include_top": False, "pooling": "avg"},
+        "Leave `pooling` out",
+    ),
+    "class_names without top": (
+        {"class_names": ["cat"], "include_top": False},
+        "`class_names` .* `include_top=True`",
+    ),
     "features with top": (
         {"features": ["P3"]},
         "`features` .* `include_top=False`",
@@ -463,6 +480,21 @@ def test_errors_name_the_argument(name):
         NASNet(**{"input_shape": (64, 64, 3), "num_cells": 1, **arguments})
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [{"pooling": "sum"}, {"input_shape": (16, 16, 3)}, {"num_cells": 0}],
+)
+def test_arguments_are_checked_before_a_download(arguments, monkeypatch):
+    monkeypatch.setattr(keras.utils, "get_file", None)
+    with pytest.raises(ValueError, match=f"`{next(iter(arguments))}`"):
+        NASNetMobile(weights="imagenet", **arguments)
+
+
+def test_named_weights_need_three_channels():
+    with pytest.raises(ValueError, match="3 channels.*`input_shape`"):
+        NASNetMobile((64, 64, 4), weights="imagenet")
+
+
 def test_input_tensor_is_checked_like_input_shape():
     with pytest.raises(ValueError, match="`input_tensor` must be at least 32"):
         NASNet(input_tensor=keras.Input((16, 64, 3)))
@@ -480,7 +512,7 @@ def test_channels_first_is_refused():
 
 def test_images_with_other_channels_are_refused():
     model = small_network((None, None, 3))
-    with pytest.raises(ValueError, match="3"):
+    with pytest.raises(ValueError, match=r"found shape=\(1, 32, 32, 4\)"):
         model(images(1, 32, 32, 4))
 
 

@@ -57,11 +57,9 @@ def test_moving_statistics(momentum):
     layer, _ = pair(momentum=momentum)
     _, _, mean, variance = layer.get_weights()
     layer(inputs, training=True)
-    # TensorFlow's operation corrects the bias of the variance; Keras' own
-    # layer, which serves the other backends, does not.
-    is_fused = keras.backend.backend() == "tensorflow"
+    # Like Keras' own layer, without the correction that TensorFlow makes.
     batch_mean = inputs.mean((0, 1, 2))
-    batch_variance = inputs.var((0, 1, 2), ddof=1 if is_fused else 0)
+    batch_variance = inputs.var((0, 1, 2))
     _, _, new_mean, new_variance = layer.get_weights()
     np.testing.assert_allclose(
         new_mean, momentum * mean + (1 - momentum) * batch_mean, rtol=1e-5

@@ -16,6 +16,10 @@ def test_example(example, tmp_path, monkeypatch):
     exec(compile(example, str(README), "exec"), {"__name__": "example"})
 
 
+def test_nothing_is_left_to_fill_in():
+    assert "BUILD_" not in TEXT
+
+
 def test_links_and_pictures_exist():
     targets = re.findall(r"\]\((?!http)([^)#]+)\)", TEXT)
     missing = [t for t in targets if not (README.parent / t).exists()]

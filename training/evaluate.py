@@ -13,8 +13,8 @@ import tensorflow as tf
 from absl import app
 from absl import flags
 
-from keras_nasnet.predict import SMALL_IMAGE
-from keras_nasnet.predict import load_classifier
+from keras_nasnet.inference import SMALL_IMAGE
+from keras_nasnet.inference import load_classifier
 from training import checkpoints
 from training import datasets
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_nasnet import images
 from keras_nasnet.classifier import Classifier
+from keras_nasnet.names import PREDICTIONS_LAYER
 from keras_nasnet.nasnet import NASNetLarge
 from keras_nasnet.nasnet import NASNetMobile
 from keras_nasnet.preprocessing import imagenet_classes
@@ -46,7 +47,7 @@ def predict(model, path, top=5):
 
     ```python
     model = keras_nasnet.NASNetMobile()
-    for name, probability in keras_nasnet.predict.predict(model, "cat.jpg"):
+    for name, probability in keras_nasnet.predict(model, "cat.jpg"):
         print(f"{name} {probability:.0%}")
     ```
     """
@@ -56,7 +57,10 @@ def predict(model, path, top=5):
     pixels = images.load_image(path, size, crop)[None]
     if not takes_pixels(model):
         pixels = preprocess_input(pixels)
-    scores = np.asarray(model.predict_on_batch(pixels), "float64")[0]
+    scores = model.predict_on_batch(pixels)
+    if isinstance(scores, dict):  # with an auxiliary head
+        scores = scores[PREDICTIONS_LAYER]
+    scores = np.asarray(scores, "float64")[0]
     if keras.activations.serialize(head(model).activation) == "linear":
         scores = np.exp(scores - scores.max())
         scores /= scores.sum()
