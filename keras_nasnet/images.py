@@ -36,9 +36,10 @@ def load_image(path, size, crop=0.875):
         image = _upright_rgb(image, size)
         side = max(1, round(min(image.size) * crop))
         left, top = ((n - side) // 2 for n in image.size)
-        box = (left, top, left + side, top + side)
+        # `resize(box=...)` would let pixels outside the box in.
+        image = image.crop((left, top, left + side, top + side))
         height, width = size
-        image = image.resize((width, height), _bilinear(), box=box)
+        image = image.resize((width, height), _bilinear())
         return np.asarray(image, dtype="uint8")
 
 

@@ -312,7 +312,8 @@ def test_sublayers_are_all_layers_with_weights():
         ),
         (
             lambda: Cell(NASNET_A.normal, 4, drop_path_rate=1.0),
-            "`drop_path_rate` must be in [0, 1). Received: drop_path_rate=1.0",
+            "`drop_path_rate` must be a number in [0, 1). "
+            "Received: drop_path_rate=1.0",
         ),
         (
             lambda: Cell(NASNET_A.normal, 4).build((None, 8, 8, 3)),
