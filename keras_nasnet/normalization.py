@@ -9,8 +9,9 @@ class BatchNorm(keras.layers.BatchNormalization):
     """Keras' batch norm over channels, fused on TensorFlow.
 
     Keras 3 writes batch norm as about ten small operations. TensorFlow has one
-    for it, which trains twice as fast on a CPU, and which its graph optimiser
-    folds into the convolution before at inference.
+    for it, which makes the graph of a network smaller and its training faster,
+    and which its graph optimiser folds into the convolution before at
+    inference.
 
     Args:
         **kwargs: As in `keras.layers.BatchNormalization`.

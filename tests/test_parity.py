@@ -30,7 +30,14 @@ SIZES = {
         (33, 47),
         (224, 300),
     ],
-    "NASNetLarge": [(331, 331), (32, 32), (33, 47)],
+    "NASNetLarge": [
+        (331, 331),
+        (32, 32),
+        (96, 96),
+        (225, 225),
+        (33, 47),
+        (224, 300),
+    ],
 }
 
 
@@ -103,6 +110,18 @@ def test_every_cell_without_top(pair):
         ):
             difference = relative_difference(outputs, expected)
             assert difference < TOLERANCE, f"{name} at {size}"
+
+
+@pytest.mark.parametrize("size", [(96, 96), (33, 47)])
+def test_logits_at_other_sizes(pair, size):
+    logits = {"weights": None, "classifier_activation": None}
+    theirs = pair.reference((*size, 3), **logits)
+    theirs.set_weights(pair.theirs.get_weights())
+    ours = pair.factory((None, None, 3), **logits)
+    ours.set_weights(pair.ours.get_weights())
+    inputs = images(1, *size, 3)
+    expected = run(theirs, inputs)
+    assert relative_difference(run(ours, inputs), expected) < TOLERANCE
 
 
 def test_logits(pair):

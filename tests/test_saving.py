@@ -145,6 +145,11 @@ def test_large(tmp_path):
         keras.models.load_model(path),
         NASNetLarge(weights=weights_path),
     ]
+    config = model.get_config()
+    assert keras.Model.from_config(config).get_config() == config
+    clone = keras.models.clone_model(model)
+    clone.set_weights(model.get_weights())
+    models.append(clone)
     # pytest keeps the folder, and these are a third of a gigabyte each.
     path.unlink()
     weights_path.unlink()
