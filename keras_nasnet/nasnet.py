@@ -318,6 +318,9 @@ def NASNet(
     inputs = image
     if input_tensor is not None:
         inputs = keras.utils.get_source_inputs(input_tensor)
+        # A list of one would make Keras warn at every call with a tensor.
+        if len(inputs) == 1:
+            (inputs,) = inputs
     outputs = x
     if aux_head:
         outputs = {PREDICTIONS_LAYER: x, AUX_LAYER: aux}
@@ -509,7 +512,7 @@ def feature_pyramid(model):
     >>> pyramid = keras_nasnet.feature_pyramid(model)
     >>> {level: tensor.shape[1:] for level, tensor in pyramid.items()}
     {'P2': (56, 56, 44), 'P3': (28, 28, 264), 'P4': (14, 14, 528), 'P5': (7, 7, 1056)}
-    >>> backbone = keras.Model(model.inputs, pyramid)
+    >>> backbone = keras.Model(model.input, pyramid)
     """  # noqa: E501
     pyramid = {}
     strides = 1

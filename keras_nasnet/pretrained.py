@@ -55,7 +55,7 @@ def find(network, weights, include_top):
     ):
         return os.fspath(weights)
     known = sorted({f'"{record.weights}", ' for record in records})
-    if weights in {record.weights for record in KERAS_RECORDS}:
+    if weights in [record.weights for record in KERAS_RECORDS]:
         networks = sorted({record.network for record in KERAS_RECORDS})
         raise ValueError(
             f"`weights={weights!r}` exists for {' and '.join(networks)} only. "

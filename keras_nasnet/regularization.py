@@ -216,7 +216,7 @@ class AuxiliaryHead(Chain):
     def make_steps(self, input_shape):
         if None in input_shape[1:3] or min(input_shape[1:3]) < 5:
             raise ValueError(
-                "An auxiliary head needs features of a known height and "
+                "`aux_head=True`: an auxiliary head needs features of a known height and "
                 "width of at least 5, because one of its kernels spans the "
                 f"whole map. Received: input_shape={input_shape}"
             )
@@ -224,7 +224,11 @@ class AuxiliaryHead(Chain):
         return [
             self.relu("relu"),
             keras.layers.AveragePooling2D(
-                5, 3, data_format="channels_last", dtype=self.dtype_policy
+                5,
+                3,
+                data_format="channels_last",
+                name="pool",
+                dtype=self.dtype_policy,
             ),
             self.conv("projection", 128, 1),
             self.batch_norm("bn_0"),
@@ -232,7 +236,7 @@ class AuxiliaryHead(Chain):
             self.conv("conv", 768, pooled, padding="valid"),
             self.batch_norm("bn_1"),
             self.relu("relu_1"),
-            keras.layers.Flatten(dtype=self.dtype_policy),
+            keras.layers.Flatten(name="flatten", dtype=self.dtype_policy),
             keras.layers.Dense(
                 self.classes,
                 activation=self.activation,

@@ -127,16 +127,21 @@ class Mirror(http.server.ThreadingHTTPServer):
 
     Args:
         folder: Path of the folder.
+
+    Attributes:
+        requests: Paths that were asked for.
         share: Share of each file that is sent before the connection breaks.
+        together: How many requests to wait for before any is answered.
     """
 
-    def __init__(self, folder, share=1.0):
+    def __init__(self, folder):
         self.requests = []
+        self.share = 1.0
+        self.together = threading.Barrier(1)
         super().__init__(
             ("127.0.0.1", 0),
             functools.partial(_Handler, directory=str(folder)),
         )
-        self.share = share
         self.url = f"http://127.0.0.1:{self.server_address[1]}/nasnet/"
 
     def __enter__(self):
@@ -152,6 +157,7 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
     def do_GET(self):
         self.path = self.path.removeprefix("/nasnet")
         self.server.requests.append(self.path)
+        self.server.together.wait(timeout=120)
         super().do_GET()
 
     def copyfile(self, source, outputfile):
