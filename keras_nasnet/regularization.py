@@ -216,7 +216,7 @@ class AuxiliaryHead(Chain):
     def make_steps(self, input_shape):
         if None in input_shape[1:3] or min(input_shape[1:3]) < 5:
             raise ValueError(
-                "`aux_head=True`: an auxiliary head needs features of a known height and "
+                "An auxiliary head needs features of a known height and "
                 "width of at least 5, because one of its kernels spans the "
                 f"whole map. Received: input_shape={input_shape}"
             )

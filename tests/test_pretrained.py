@@ -364,6 +364,8 @@ def test_unknown_weights():
         '`weights` must be "imagenet", None or the path of an existing file '
         "or folder. Received: weights='missing.weights.h5'"
     )
+    with pytest.raises(ValueError, match="for nasnet_large and nasnet_mobile"):
+        keras_nasnet.NASNetCIFAR(weights="imagenet")
     for weights in (5, ["imagenet"]):
         with pytest.raises(ValueError, match="`weights` must be None or the"):
             keras_nasnet.NASNetCIFAR(weights=weights)
