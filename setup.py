@@ -86,7 +86,7 @@ setuptools.setup(
     package_dir={"keras_nasnet.weights": "weights"},
     package_data={
         "keras_nasnet": ["*.txt"],
-        "keras_nasnet.weights": ["*.h5", "*.json", "*.npz"],
+        "keras_nasnet.weights": ["*.h5", "*.json", "*.md", "*.npz"],
     },
     # Keras 3.15 needs Python 3.11.
     python_requires=">=3.11",

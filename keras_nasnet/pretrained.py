@@ -290,8 +290,7 @@ def _read_ours(path):
     with h5py.File(path) as file:
         file.visititems(visit)
         for path, dataset in datasets.items():
-            # Seeds are no weights; other layers are none of ours.
-            if "seed_generator" in path or not OWN_LAYERS.match(path):
+            if not OWN_LAYERS.match(path):
                 continue
             layer, _, index = path.rpartition("/vars/")
             parents = itertools.accumulate(layer.split("/"), "{}/{}".format)

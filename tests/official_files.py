@@ -8,11 +8,11 @@ import threading
 
 import h5py
 import keras
-from keras_nasnet.weights import convert_keras_applications
-from keras_nasnet.weights import files
 
 import keras_nasnet
 from keras_nasnet import pretrained
+from keras_nasnet.weights import convert_keras_applications
+from keras_nasnet.weights import files
 from tests.networks import images
 from tests.networks import randomize
 from tests.networks import run

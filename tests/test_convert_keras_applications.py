@@ -7,10 +7,10 @@ import keras
 import numpy as np
 import pytest
 from absl import flags
-from keras_nasnet.weights import convert_keras_applications
-from keras_nasnet.weights import files
 
 import keras_nasnet
+from keras_nasnet.weights import convert_keras_applications
+from keras_nasnet.weights import files
 from tests import official_files
 from tests.commands import run_command
 from tests.networks import images

@@ -12,10 +12,10 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from keras_nasnet.weights import convert_tf_slim
 
 import keras_nasnet
 from keras_nasnet import pretrained
+from keras_nasnet.weights import convert_tf_slim
 from tests import slim_reference
 from tests.networks import images
 from tests.networks import randomize

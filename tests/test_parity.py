@@ -4,9 +4,9 @@ import dataclasses
 
 import keras
 import pytest
-from keras_nasnet.weights.convert_keras_applications import copy_weights
 
 import keras_nasnet
+from keras_nasnet.weights.convert_keras_applications import copy_weights
 from tests.networks import images
 from tests.networks import randomize
 from tests.networks import relative_difference

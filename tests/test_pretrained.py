@@ -5,19 +5,18 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 
 import h5py
 import keras
 import numpy as np
 import pytest
-from keras_nasnet.weights import files
 
 import keras_nasnet
 from keras_nasnet import Block
 from keras_nasnet import CellGenotype
 from keras_nasnet import Genotype
 from keras_nasnet import pretrained
+from keras_nasnet.weights import files
 from tests import official_files
 from tests.conftest import ROOT
 from tests.networks import ALL_OPERATIONS
@@ -66,86 +65,9 @@ def trunk(model):
     return keras.Model(model.input, model.get_layer("avg_pool").output)
 
 
-def refuse_conversion(monkeypatch):
-    """Takes keras.applications away, which every conversion needs."""
-
-    def refuse(*_, **__):
-        raise AssertionError("a file is converted")
-
-    monkeypatch.setattr(official_files.builder_module(), "NASNet", refuse)
-
-
 def go_offline(monkeypatch):
     # A port that nothing listens on.
     monkeypatch.setenv(pretrained.MIRROR_VARIABLE, "http://127.0.0.1:1")
-
-
-class TestMobileAtFullSize:
-    """The road of `weights="imagenet"` with files of the true layout."""
-
-    @pytest.fixture(scope="class", autouse=True)
-    @classmethod
-    def road(cls, tmp_path_factory):
-        """Serves the files, and loads each of them once."""
-        served = tmp_path_factory.mktemp("served")
-        cls.home = tmp_path_factory.mktemp("home")
-        cls.source = official_files.official_network("nasnet_mobile")
-        cls.source_no_top = official_files.without_top(cls.source)
-        cls.no_top_file = served / MOBILE_NO_TOP
-        official_files.save_official(cls.source, served / MOBILE)
-        official_files.save_official(cls.source_no_top, cls.no_top_file)
-        with pytest.MonkeyPatch.context() as monkeypatch:
-            official_files.expect_files(monkeypatch, served)
-            monkeypatch.setenv("KERAS_HOME", str(cls.home))
-            with official_files.Mirror(served) as mirror:
-                monkeypatch.setenv(pretrained.MIRROR_VARIABLE, mirror.url)
-                cls.model = keras_nasnet.NASNetMobile()
-                cls.model_no_top = keras_nasnet.NASNetMobile(
-                    (None, None, 3), include_top=False
-                )
-                cls.requests = mirror.requests
-            # From here on there is no server any more.
-            yield
-
-    def test_scores(self):
-        assert_equal_outputs(self.model, self.source, 224, 224)
-
-    def test_features(self):
-        assert_equal_outputs(self.model_no_top, self.source_no_top, 224, 224)
-
-    def test_features_at_another_size(self):
-        expected = keras.applications.NASNetMobile(
-            (96, 131, 3), include_top=False, weights=str(self.no_top_file)
-        )
-        assert_equal_outputs(self.model_no_top, expected, 96, 131)
-
-    def test_each_file_was_fetched_once(self):
-        assert self.requests == [f"/{MOBILE}", f"/{MOBILE_NO_TOP}"]
-        for name in ("nasnet_mobile", "nasnet_mobile_no_top"):
-            (path,) = (self.home / "models").glob(f"{name}-*.weights.h5")
-            digest = path.name.removesuffix(".weights.h5").split("-")[1]
-            assert digest == files.digest(path, "sha256")
-        assert len(os.listdir(self.home / "models")) == 4
-
-    def test_second_load_is_fast_and_needs_nothing(self, monkeypatch):
-        refuse_conversion(monkeypatch)
-        start = time.perf_counter()
-        model = keras_nasnet.NASNetMobile()
-        # Under 2 seconds on a machine that does nothing else.
-        assert time.perf_counter() - start < 20
-        assert_same_weights(model.get_weights(), self.model.get_weights())
-
-    def test_other_classes(self, caplog):
-        model = keras_nasnet.NASNetMobile((96, 131, 3), classes=7)
-        (line,) = caplog.messages
-        assert "nasnet_mobile: no weights for predictions in" in line
-        assert "(7 classes here, 1000 there)" in line
-        assert model.output_shape == (None, 7)
-        assert_fresh(model.get_layer("predictions"))
-        pictures = images(2, 96, 131, 3)
-        expected = run(self.model_no_top, pictures).mean((1, 2))
-        outputs = run(trunk(model), pictures)
-        assert relative_difference(outputs, expected) < 1e-5
 
 
 @pytest.fixture(scope="module")
@@ -476,7 +398,7 @@ class TestOurFile:
     def test_other_size_and_what_only_training_needs(
         self, plain, saved, caplog
     ):
-        # Drop path and dropout bring seeds, which are no weights.
+        # Seeds of drop path and dropout are no weights.
         model = ours(
             (None, None, 3), weights=saved, drop_path_rate=0.3, dropout=0.5
         )
@@ -526,7 +448,7 @@ class TestOurFile:
         model = ours(None, input_tensor=rgb(image), weights=saved, name="grey")
         grey = images(2, 32, 32, 1)
         expected = run(plain, np.repeat(grey, 3, axis=-1))
-        assert relative_difference(run(model, [grey]), expected) < 1e-5
+        assert relative_difference(run(model, grey), expected) < 1e-5
 
     @pytest.mark.parametrize(
         "arguments, message",
