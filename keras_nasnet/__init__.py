@@ -10,6 +10,7 @@ from keras_nasnet.genotypes import CellGenotype
 from keras_nasnet.genotypes import Genotype
 from keras_nasnet.images import load_image
 from keras_nasnet.inference import predict
+from keras_nasnet.lowering import fuse
 from keras_nasnet.macs import count_macs
 from keras_nasnet.macs import count_macs_by_layer
 from keras_nasnet.names import GRADCAM_LAYER

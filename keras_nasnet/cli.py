@@ -55,6 +55,7 @@ Says what images show. Every image that cannot be read is named on stderr; the
 others are answered all the same, and the exit status is then 1.
 
 NETWORK is one of
+  tiny           NASNet-A for the 10 classes of CIFAR-10, a part of the package
   mobile, large  NASNet-A for the 1000 classes of ImageNet, downloaded once
   FILE.keras     a saved classifier"""
 
@@ -210,9 +211,9 @@ def _parser():
     command.add_argument("images", nargs="+", metavar="IMAGE")
     command.add_argument(
         "--model",
-        default="mobile",
+        default="tiny",
         metavar="NETWORK",
-        help="the network to ask (default: mobile)",
+        help="the network to ask (default: tiny)",
     )
     command.add_argument(
         "--top",

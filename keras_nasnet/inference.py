@@ -7,10 +7,12 @@ import keras
 import numpy as np
 
 from keras_nasnet import images
+from keras_nasnet.cells import Stem
 from keras_nasnet.classifier import Classifier
 from keras_nasnet.names import PREDICTIONS_LAYER
 from keras_nasnet.nasnet import NASNetLarge
 from keras_nasnet.nasnet import NASNetMobile
+from keras_nasnet.nasnet import NASNetTiny
 from keras_nasnet.preprocessing import imagenet_classes
 from keras_nasnet.preprocessing import preprocess_input
 
@@ -18,8 +20,12 @@ from keras_nasnet.preprocessing import preprocess_input
 # border is cut off, as in the evaluation of the published networks.
 SMALL_IMAGE = 64
 
-# Networks with published weights.
-PRETRAINED = {"mobile": NASNetMobile, "large": NASNetLarge}
+# Networks with trained weights.
+PRETRAINED = {
+    "tiny": NASNetTiny,
+    "mobile": NASNetMobile,
+    "large": NASNetLarge,
+}
 
 
 class Prediction(NamedTuple):
@@ -46,13 +52,13 @@ def predict(model, path, top=5):
     Example:
 
     ```python
-    model = keras_nasnet.NASNetMobile()
+    model = keras_nasnet.NASNetTiny()
     for name, probability in keras_nasnet.predict(model, "cat.jpg"):
         print(f"{name} {probability:.0%}")
     ```
     """
     names = class_names(model)
-    size = tuple(n or 224 for n in model.input_shape[1:3])
+    size = tuple(n or default_size(model) for n in model.input_shape[1:3])
     crop = 1.0 if max(size) <= SMALL_IMAGE else 0.875
     pixels = images.load_image(path, size, crop)[None]
     if not takes_pixels(model):
@@ -72,7 +78,8 @@ def load_classifier(network):
     """Loads a classifier with trained weights.
 
     Args:
-        network: `"mobile"`, `"large"`, or the path of a `.keras` file.
+        network: `"tiny"`, `"mobile"`, `"large"`, or the path of a `.keras`
+            file.
 
     Returns:
         A Keras model.
@@ -123,6 +130,14 @@ def class_names(model):
     if layer.units == 1000:
         return [name for _, name in imagenet_classes()]
     return [f"class {i}" for i in range(layer.units)]
+
+
+def default_size(model):
+    """Returns the image size for a model that takes images of any size."""
+    has_cifar_stem = any(
+        isinstance(la, Stem) and la.strides == 1 for la in model.layers
+    )
+    return 32 if has_cifar_stem else 224
 
 
 def takes_pixels(model):

@@ -151,7 +151,7 @@ def NASNet(
             scales them itself. Otherwise it expects `preprocess_input`'s
             [-1, 1].
         class_names: Optional list with the names of the classes, kept with
-            the model.
+            the model. By default those that named weights bring along.
         features: Optional list of levels such as `["P3", "P4", "P5"]`, the
             model then returns a dictionary of these features. Needs
             `include_top=False`. See `feature_pyramid`.
@@ -244,6 +244,12 @@ def NASNet(
             f"`weights={weights.weights!r}` needs images with 3 channels. "
             f"Received: `input_shape` (or `input_tensor`) {image.shape[1:]}"
         )
+    if (
+        isinstance(weights, WeightRecord)
+        and weights.classes == classes
+        and class_names is None
+    ):
+        class_names = weights.class_names
     settings = {
         "bn_momentum": bn_momentum,
         "bn_epsilon": bn_epsilon,
@@ -476,7 +482,7 @@ NASNetTiny = _factory(
     "NASNetTiny",
     "nasnet_tiny",
     "NASNet-A (2 @ 384), a network that two CPU cores can train on CIFAR-10",
-    weights=None,
+    weights="cifar10",
     classes=10,
     parameters=371066,
     preset={

@@ -7,6 +7,7 @@ random weights.
 import collections
 import contextlib
 import glob
+import importlib.resources
 import itertools
 import os
 import re
@@ -21,6 +22,7 @@ from keras_nasnet.names import AUX_LAYER
 from keras_nasnet.names import GRADCAM_LAYER
 from keras_nasnet.names import PREDICTIONS_LAYER
 from keras_nasnet.records import KERAS_RECORDS
+from keras_nasnet.records import SHIPPED_RECORDS
 from keras_nasnet.records import WeightRecord
 
 # Base URL of a mirror of the published files, for machines without internet.
@@ -45,25 +47,27 @@ def find(network, weights, include_top):
     """
     if weights is None or isinstance(weights, WeightRecord):
         return weights
-    records = [r for r in KERAS_RECORDS if r.network == network]
+    records = (*KERAS_RECORDS, *SHIPPED_RECORDS)
+    own = [record for record in records if record.network == network]
     # Names come first: data sets often lie in a folder called "imagenet".
-    for record in records:
-        if (record.weights, record.include_top) == (weights, include_top):
-            return record
+    # A file with a classifier also serves a network without one.
+    usable = [
+        record
+        for record in own
+        if record.weights == weights and (record.include_top or not include_top)
+    ]
+    if usable:
+        return min(usable, key=lambda record: record.include_top)
     if isinstance(weights, (str, os.PathLike)) and (
         os.path.exists(weights) or os.path.exists(f"{weights}.index")
     ):
         return os.fspath(weights)
-    known = sorted({f'"{record.weights}", ' for record in records})
-    if weights in [record.weights for record in KERAS_RECORDS]:
-        networks = sorted({record.network for record in KERAS_RECORDS})
-        raise ValueError(
-            f"`weights={weights!r}` exists for {' and '.join(networks)} only. "
-            "Build one of these, or pass the path of a file of weights."
-        )
+    known = sorted({f'"{record.weights}", ' for record in own})
+    others = sorted({r.network for r in records if r.weights == weights})
     raise ValueError(
         f"`weights` must be {''.join(known)}None or the path of an "
         f"existing file or folder. Received: weights={weights!r}"
+        + (f", which exists for {' and '.join(others)} only" if others else "")
     )
 
 
@@ -75,20 +79,25 @@ def load(model, source):
 
     Args:
         model: A network of this package.
-        source: What `find` returned: the `WeightRecord` of published weights,
-            which are downloaded and converted when first needed, or the path
-            of a `.weights.h5` file of such a network, of an official `.h5`
-            file of `keras.applications`' NASNetMobile or NASNetLarge, or of a
-            TF-slim checkpoint (prefix, folder or `.tar.gz`).
+        source: What `find` returned: the `WeightRecord` of weights that lie
+            in the package, or of published ones, which are downloaded and
+            converted when first needed; or the path of a `.weights.h5` file
+            of such a network, of an official `.h5` file of
+            `keras.applications`' NASNetMobile or NASNetLarge, or of a TF-slim
+            checkpoint (prefix, folder or `.tar.gz`).
 
     Raises:
         ValueError: If the file does not fit the network or is damaged. The
             message says what was found and what was expected.
         OSError: If published weights cannot be downloaded. The message says
-            which file to put where.
+            which file to put where. If a file of the package is missing.
     """
-    is_record = isinstance(source, WeightRecord)
-    path = _converted(source) if is_record else os.fspath(source)
+    if not isinstance(source, WeightRecord):
+        path = os.fspath(source)
+    elif source.is_shipped:
+        path = _shipped(source)
+    else:
+        path = _converted(source)
     if is_tf_slim(path):
         _load_tf_slim(model, path)
     elif is_official(path):
@@ -133,9 +142,29 @@ def cache_folder():
     return os.path.join(home, "models")
 
 
+def _shipped(record):
+    """Returns the file of a record inside the package."""
+    from keras_nasnet.weights import files
+
+    path = importlib.resources.files("keras_nasnet.weights") / record.file
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing, which is a part of keras_nasnet. Install "
+            "keras_nasnet again."
+        )
+    found = files.digest(path, "sha256")
+    if found != record.hash:
+        raise ValueError(
+            f"{path} is damaged: its SHA-256 is {found}, expected "
+            f"{record.hash}. Install keras_nasnet again."
+        )
+    return os.fspath(path)
+
+
 def _converted(record):
     """Returns our version of an official file, made when first needed."""
     from keras_nasnet.weights import files
+    from keras_nasnet.weights import precision
 
     folder = cache_folder()
     os.makedirs(folder, exist_ok=True)
@@ -151,13 +180,9 @@ def _converted(record):
             logging.warning("%s is damaged and is made anew.", path)
             os.remove(path)
     official = _downloaded(record, folder)
-    policy = keras.config.dtype_policy()
     # The cache serves later programs too, which may want all the digits.
-    keras.config.set_dtype_policy("float32")
-    try:
+    with precision.dtype_policy("float32"):
         model = _build(record, official)
-    finally:
-        keras.config.set_dtype_policy(policy)
     return files.save_weights(
         model, os.path.join(folder, f"{name}-{{sha256}}.weights.h5")
     )

@@ -16,7 +16,7 @@ class WeightRecord:
         weights: Value of the `weights` argument that stands for it.
         include_top: Whether the file has the classifier.
         url: Where it is published; a path in the package for our own.
-        file: Name of the file in the cache.
+        file: Name of the file in the cache, or in the package.
         hash: MD5 or SHA-256 in hexadecimal digits, `None` if not published.
         classes: Number of classes of the classifier.
         image_size: Side in pixels of the images that it was trained on.
@@ -27,6 +27,7 @@ class WeightRecord:
         measured: Top-1 accuracy in percent that we measured, or `None`.
         licence: Its licence.
         source: Where it comes from.
+        class_names: Names of the classes, `None` for those of ImageNet.
     """
 
     network: str
@@ -42,6 +43,12 @@ class WeightRecord:
     measured: float | None
     licence: str
     source: str
+    class_names: tuple | None = None
+
+    @property
+    def is_shipped(self):
+        """Whether the file comes with the package."""
+        return "://" not in self.url
 
 
 def _keras_record(network, include_top, remote, hash, image_size, published):
@@ -132,5 +139,36 @@ SLIM_RECORDS = (
         "nasnet-a_large_04_10_2017.tar.gz",
         331,
         LARGE_ACCURACY,
+    ),
+)
+# Trained by this project and small enough to lie in the package.
+SHIPPED_RECORDS = (
+    WeightRecord(
+        network="nasnet_tiny",
+        weights="cifar10",
+        include_top=True,
+        url="weights/nasnet_tiny_cifar10.weights.h5",
+        file="nasnet_tiny_cifar10.weights.h5",
+        hash="281836d30a5fc2f00cfa633ae2f5827309ba2c00cd2834d54b14f0741c73a7ff",
+        classes=10,
+        image_size=32,
+        pool_padding="same",
+        published=None,
+        measured=None,
+        licence="Apache-2.0",
+        source="trained by this project: "
+        "python -m training.train --recipe=cifar10_tiny",
+        class_names=(
+            "airplane",
+            "automobile",
+            "bird",
+            "cat",
+            "deer",
+            "dog",
+            "frog",
+            "horse",
+            "ship",
+            "truck",
+        ),
     ),
 )

@@ -168,7 +168,8 @@ class ScheduledDropPath(keras.callbacks.Callback):
 
     def _update(self):
         # Not every batch is an optimizer step, so only the optimizer counts.
-        step = int(self.model.optimizer.iterations)
+        # On several devices this is no single number that `int` takes.
+        step = int(ops.convert_to_numpy(self.model.optimizer.iterations))
         progress = min(1.0, step / self._total)
         for variable in self._progress:
             variable.assign(progress)

@@ -21,8 +21,8 @@ FOLDERS = {"keras_nasnet": "keras_nasnet", "keras_nasnet.weights": "weights"}
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """The names of the files in the wheel."""
+def unpacked(tmp_path_factory):
+    """A folder with what is in the wheel."""
     folder = tmp_path_factory.mktemp("wheel")
     # A copy, since setuptools would pick up what earlier builds left behind.
     source = shutil.copytree(
@@ -38,25 +38,65 @@ def wheel(tmp_path_factory):
     )
     (path,) = folder.glob("*.whl")
     with zipfile.ZipFile(path) as archive:
-        return set(archive.namelist())
+        archive.extractall(folder / "unpacked")
+    return folder / "unpacked"
 
 
-def test_wheel_has_one_top_level_name(wheel):
-    names = {name.partition("/")[0] for name in wheel}
+def test_wheel_has_one_top_level_name(unpacked):
     version = keras_nasnet.__version__
-    assert names == {"keras_nasnet", f"keras_nasnet-{version}.dist-info"}
+    assert set(os.listdir(unpacked)) == {
+        "keras_nasnet",
+        f"keras_nasnet-{version}.dist-info",
+    }
 
 
 @pytest.mark.parametrize("package", FOLDERS)
-def test_wheel_has_every_module_and_data_file(wheel, package):
+def test_wheel_has_every_module_and_data_file(unpacked, package):
     folder = ROOT / FOLDERS[package]
     files = {
-        f"{package.replace('.', '/')}/{path.relative_to(folder).as_posix()}"
+        path.relative_to(folder)
         for path in folder.rglob("*")
         if path.is_file() and path.suffix != ".pyc"
     }
     assert files
-    assert files <= wheel
+    installed = unpacked / package.replace(".", "/")
+    assert not [path for path in files if not (installed / path).is_file()]
+
+
+def test_wheel_answers_without_network(unpacked, tmp_path):
+    # Python imports a module of this name at its start.
+    (tmp_path / "sitecustomize.py").write_text(
+        """if True:
+        import socket
+
+        def refuse(*_):
+            raise OSError("something wants to use the network")
+
+        socket.socket.connect = refuse
+        """
+    )
+    picture = ROOT / "examples" / "images" / "cat.jpg"
+    path = os.pathsep.join(map(str, (unpacked, tmp_path)))
+    code = f"""if True:
+        import pathlib, runpy, socket, sys
+        import keras_nasnet
+        folder = pathlib.Path({str(unpacked)!r})
+        assert folder in pathlib.Path(keras_nasnet.__file__).parents
+        assert socket.socket.connect.__name__ == "refuse"
+        sys.argv = ["keras-nasnet", "predict", {str(picture)!r}]
+        runpy.run_module("keras_nasnet", run_name="__main__")
+    """
+    process = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    image, *answers = process.stdout.splitlines()
+    assert image == str(picture)
+    assert len(answers) == 5
 
 
 def test_import_costs_nothing_beyond_keras():

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-import shutil
+import re
 import tempfile
 
 import keras
@@ -25,46 +25,89 @@ def save_model(model, path):
 
 def write_json(data, path):
     """Writes a JSON file whole or not at all."""
-    with open(f"{path}.new", "w") as file:
-        json.dump(data, file, indent=2)
-    os.replace(f"{path}.new", path)
+    _write(json.dumps(data, indent=2), path)
 
 
-class Backup(keras.callbacks.BackupAndRestore):
-    """Keras' backup after every epoch, safe against a kill while it writes.
+def cut_log(path, epochs):
+    """Takes back what `CSVLogger` wrote after a number of epochs.
 
-    Keras itself recovers from a torn weight file; this adds the other file.
+    Args:
+        path: Path of the log, which need not exist.
+        epochs: Number of epochs to keep.
+    """
+    if os.path.exists(path):
+        with open(path) as file:
+            lines = file.readlines()
+        # The first line names the columns.
+        _write("".join(lines[: epochs + 1] if epochs else []), path)
+
+
+class Backup(keras.callbacks.Callback):
+    """Keeps the state of the training after its last complete epoch.
+
+    Weights, optimizer and epoch are one file, so that a kill at any moment
+    leaves a state of which all parts belong together. Keras'
+    `BackupAndRestore` writes two files, in place.
 
     Args:
         folder: Folder for the backup.
     """
 
     def __init__(self, folder):
-        super().__init__(
-            folder, double_checkpoint=True, delete_checkpoint=False
-        )
+        super().__init__()
+        self.folder = folder
 
-    def on_train_begin(self, logs=None):
-        metadata = os.path.join(self.backup_dir, "training_metadata.json")
-        weights = os.path.join(self.backup_dir, "latest.weights.h5")
-        if os.path.exists(metadata) and not _is_json(metadata):
-            for file in (metadata, weights):
-                if os.path.exists(f"{file}.bkp"):
-                    shutil.copyfile(f"{file}.bkp", file)
-                else:
-                    os.remove(file)
-        super().on_train_begin(logs)
+    def restore(self, model):
+        """Brings a compiled model to the state of the backup, if any.
+
+        Args:
+            model: A compiled Keras model.
+
+        Returns:
+            The number of epochs that are done, to be the `initial_epoch` of
+            `fit()`.
+        """
+        epoch = max(self._epochs(), default=0)
+        if epoch:
+            # Has no variables to load into before.
+            model.optimizer.build(model.trainable_variables)
+            model.load_weights(self._path(epoch))
+        return epoch
+
+    def on_epoch_end(self, epoch, logs=None):
+        os.makedirs(self.folder, exist_ok=True)
+        earlier = self._epochs()
+        temporary = os.path.join(self.folder, "unfinished.weights.h5")
+        self.model.save_weights(temporary)
+        os.replace(temporary, self._path(epoch + 1))
+        for done in earlier:
+            if done != epoch + 1:
+                os.remove(self._path(done))
+
+    def _path(self, epoch):
+        return os.path.join(self.folder, f"epoch_{epoch}.weights.h5")
+
+    def _epochs(self):
+        """Returns the epochs of the files, more than one after a kill."""
+        if not os.path.isdir(self.folder):
+            return []
+        found = (
+            re.fullmatch(r"epoch_(\d+)\.weights\.h5", name)
+            for name in os.listdir(self.folder)
+        )
+        return [int(match[1]) for match in found if match]
 
 
 class BestModel(keras.callbacks.Callback):
-    """Keeps the model with the highest value of a metric.
+    """Keeps the model with the highest value of a metric on validation data.
 
     Unlike `ModelCheckpoint` it remembers the best value of earlier,
-    interrupted calls, and never leaves half a file.
+    interrupted calls, never leaves half a file, and, placed before
+    `SwapEMAWeights`, saves the averaged weights that were measured.
 
     Args:
         path: Path that ends in `.keras`. A `.json` beside it holds the value.
-        monitor: Name of the metric.
+        monitor: Name of the metric, without `val_`.
         deployed: Function from the trained model to the one to save.
     """
 
@@ -75,7 +118,11 @@ class BestModel(keras.callbacks.Callback):
         self.deployed = deployed
         self.record = os.path.splitext(path)[0] + ".json"
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch + 1
+
+    # At the end of the epoch the averaged weights are gone again.
+    def on_test_end(self, logs=None):
         value = float(logs[self.monitor])
         best = -math.inf
         if os.path.exists(self.record):
@@ -83,7 +130,7 @@ class BestModel(keras.callbacks.Callback):
                 best = json.load(file)[self.monitor]
         if value > best:
             save_model(self.deployed(self.model), self.path)
-            write_json({"epoch": epoch + 1, self.monitor: value}, self.record)
+            write_json({"epoch": self.epoch, self.monitor: value}, self.record)
 
 
 class StopAtNonFiniteLoss(keras.callbacks.Callback):
@@ -95,18 +142,15 @@ class StopAtNonFiniteLoss(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         loss = (logs or {}).get("loss")
         if loss is not None and not math.isfinite(loss):
+            step = keras.ops.convert_to_numpy(self.model.optimizer.iterations)
             raise FloatingPointError(
-                f"The loss became {loss} at step "
-                f"{int(self.model.optimizer.iterations)}. Everything up to "
-                "the last complete epoch is kept. Lower the learning rate, "
-                "or clip gradients more."
+                f"The loss became {loss} at step {step}. Everything up to the "
+                "last complete epoch is kept. Lower the learning rate, or "
+                "clip gradients more, and train in another folder."
             )
 
 
-def _is_json(path):
-    with open(path) as file:
-        try:
-            json.load(file)
-        except json.JSONDecodeError:
-            return False
-    return True
+def _write(text, path):
+    with open(f"{path}.new", "w") as file:
+        file.write(text)
+    os.replace(f"{path}.new", path)

@@ -29,8 +29,8 @@ def load(name, split, data_dir=None):
     Args:
         name: Name of a tfds data set, such as `"cifar10"`, or a folder with
             one subfolder of images per class.
-        split: tfds split, such as `"train[:45000]"`. A folder is not split,
-            so it takes only `"train"`.
+        split: tfds split, such as `"train[:45000]"`. A folder has no splits
+            and is always loaded whole.
         data_dir: Folder with prepared tfds data sets; `None` for tfds' own.
 
     Returns:
@@ -176,6 +176,7 @@ def inception_train(dataset, batch_size, seed, image_size=224):
             use_image_if_no_bounding_boxes=True,
         )
         image = tf.slice(image, start, size)
+        image.set_shape((None, None, 3))
         image = tf.image.convert_image_dtype(image, tf.float32)
         image = tf.image.resize(image, (image_size, image_size))
         image = tf.image.stateless_random_flip_left_right(image, seeds[1])
@@ -253,12 +254,14 @@ def _cut_out(image, side, seed):
     """Blanks a square around a random pixel, cut at the border."""
     height, width = image.shape[:2]
     center = tf.random.stateless_uniform([2], seed)
-    rows = tf.abs(tf.range(height) - tf.cast(center[0] * height, tf.int32))
-    columns = tf.abs(tf.range(width) - tf.cast(center[1] * width, tf.int32))
-    inside = tf.logical_and(
-        rows[:, None] < side // 2, columns[None, :] < side // 2
+    # Pixels from the square's upper left corner.
+    rows = tf.range(height) - tf.cast(center[0] * height, tf.int32) + side // 2
+    columns = tf.range(width) - tf.cast(center[1] * width, tf.int32) + side // 2
+    is_inside = tf.logical_and(
+        ((0 <= rows) & (rows < side))[:, None],
+        (0 <= columns) & (columns < side),
     )
-    return tf.where(inside[..., None], 0.0, image)
+    return tf.where(is_inside[..., None], 0.0, image)
 
 
 def _random_brightness(image, seed):

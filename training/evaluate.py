@@ -9,12 +9,15 @@ Run:
 import dataclasses
 
 import keras
-import tensorflow as tf
+import numpy as np
 from absl import app
 from absl import flags
 
 from keras_nasnet.inference import SMALL_IMAGE
+from keras_nasnet.inference import default_size
 from keras_nasnet.inference import load_classifier
+from keras_nasnet.inference import takes_pixels
+from keras_nasnet.names import PREDICTIONS_LAYER
 from training import checkpoints
 from training import datasets
 
@@ -22,11 +25,14 @@ FLAGS = flags.FLAGS
 
 
 def define_flags():
-    flags.DEFINE_string("model", None, "mobile, large, or a .keras file.")
+    flags.DEFINE_string("model", None, "tiny, mobile, large, or .keras file.")
     flags.DEFINE_string("dataset", None, "tfds data set or folder of images.")
     flags.DEFINE_string("split", "test", "tfds split; a folder has only one.")
     flags.DEFINE_string("data_dir", None, "Folder of prepared tfds data sets.")
     flags.DEFINE_integer("batch_size", 100, "Images per batch.")
+    flags.DEFINE_bool(
+        "whiten", False, "For networks trained on whitened images."
+    )
     flags.DEFINE_string("out", None, "JSON file for the result.")
     flags.mark_flags_as_required(["model", "dataset"])
 
@@ -50,7 +56,8 @@ def evaluate(model, dataset, images=None):
     """Measures the accuracy of a model, with a progress bar.
 
     Args:
-        model: A Keras model that returns a score for every class.
+        model: A Keras model that returns a score for every class, perhaps
+            with an auxiliary head.
         dataset: `tf.data.Dataset` of batches (images, labels), prepared as
             the model expects them.
         images: Optional number of images, for the progress bar.
@@ -59,29 +66,43 @@ def evaluate(model, dataset, images=None):
         An `Accuracy`.
     """
     progress = keras.utils.Progbar(images, unit_name="image")
-    hits = {1: 0, 5: 0}
-    count = 0
+    top_1 = top_5 = count = 0
     for batch, labels in dataset:
-        scores = tf.convert_to_tensor(model.predict_on_batch(batch))
-        for k in hits:
-            found = tf.math.in_top_k(labels, scores, min(k, scores.shape[1]))
-            hits[k] += int(tf.reduce_sum(tf.cast(found, tf.int32)))
-        progress.add(len(labels))
+        scores = model.predict_on_batch(batch)
+        if isinstance(scores, dict):  # with an auxiliary head
+            scores = scores[PREDICTIONS_LAYER]
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :5]
+        is_found = best == np.asarray(labels)[:, None]
+        top_1 += int(is_found[:, 0].sum())
+        top_5 += int(is_found.sum())
         count += len(labels)
-    return Accuracy(100 * hits[1] / count, 100 * hits[5] / count, count)
+        progress.add(len(labels))
+    return Accuracy(100 * top_1 / count, 100 * top_5 / count, count)
+
+
+def _as_pixels(images, labels):
+    """Undoes `preprocess_input`."""
+    return (images + 1) * 127.5, labels
 
 
 def main(_):
     model = load_classifier(FLAGS.model)
     split = datasets.load(FLAGS.dataset, FLAGS.split, FLAGS.data_dir)
-    size = model.input_shape[1]
+    classes = model.outputs[0].shape[-1]
+    if classes != len(split.class_names):
+        raise ValueError(
+            f"--model must know the {len(split.class_names)} classes of "
+            f"--dataset. {FLAGS.model} knows {classes}."
+        )
+    size = model.input_shape[1] or default_size(model)
     pipeline = "cifar" if size <= SMALL_IMAGE else "inception"
     _, prepare = datasets.PIPELINES[pipeline]
-    accuracy = evaluate(
-        model,
-        prepare(split.dataset, FLAGS.batch_size, image_size=size),
-        split.count,
+    batches = prepare(
+        split.dataset, FLAGS.batch_size, image_size=size, whiten=FLAGS.whiten
     )
+    if takes_pixels(model):
+        batches = batches.map(_as_pixels)
+    accuracy = evaluate(model, batches, split.count)
     print(accuracy)
     if FLAGS.out:
         checkpoints.write_json(dataclasses.asdict(accuracy), FLAGS.out)

@@ -25,16 +25,17 @@ from training import datasets
 from training import evaluate
 
 FLAGS = flags.FLAGS
-# Name of a pretrained network -> factory, input pipeline, image size.
+# Name of a pretrained network -> factory, weights, input pipeline, image size.
 NETWORKS = {
-    "mobile": (keras_nasnet.NASNetMobile, "inception", 224),
-    "large": (keras_nasnet.NASNetLarge, "inception", 331),
+    "tiny": (keras_nasnet.NASNetTiny, "cifar10", "cifar", 32),
+    "mobile": (keras_nasnet.NASNetMobile, "imagenet", "inception", 224),
+    "large": (keras_nasnet.NASNetLarge, "imagenet", "inception", 331),
 }
 
 
 def define_flags():
-    flags.DEFINE_enum("model", "mobile", list(NETWORKS), "Where to start.")
-    flags.DEFINE_string("weights", None, "File instead of published weights.")
+    flags.DEFINE_enum("model", "tiny", list(NETWORKS), "Where to start.")
+    flags.DEFINE_string("weights", None, "File instead of the usual weights.")
     flags.DEFINE_string("dataset", None, "tfds data set or folder of images.")
     flags.DEFINE_string("train_split", "train", "tfds split to train on.")
     flags.DEFINE_string("eval_split", None, "tfds split to evaluate on.")
@@ -119,14 +120,14 @@ def finetune(
             metrics=["accuracy"],
             jit_compile=False,
         )
+        backup = checkpoints.Backup(os.path.join(workdir, f"backup_{phase}"))
         model.fit(
             train_data,
             validation_data=eval_data,
+            initial_epoch=backup.restore(model),
             epochs=phase_epochs,
-            callbacks=[
-                checkpoints.StopAtNonFiniteLoss(),
-                checkpoints.Backup(os.path.join(workdir, f"backup_{phase}")),
-            ],
+            shuffle=False,  # is done; Keras only warns
+            callbacks=[checkpoints.StopAtNonFiniteLoss(), backup],
             verbose=1 if sys.stdout.isatty() else 2,
         )
     checkpoints.save_model(model, os.path.join(workdir, "final.keras"))
@@ -148,10 +149,18 @@ def load_splits(dataset, train_split, eval_split, data_dir, held_out):
         Two `datasets.Split`s.
 
     Raises:
-        ValueError: If a tfds data set comes without `eval_split`.
+        ValueError: If a tfds data set comes without `eval_split`, or if
+            `held_out` leaves one side without images.
     """
     if os.path.isdir(dataset):
-        return datasets.load_folder(dataset, held_out)
+        splits = datasets.load_folder(dataset, held_out)
+        if not all(split.count for split in splits):
+            raise ValueError(
+                f"`held_out` {held_out} leaves {splits[0].count} images to "
+                f"train on and {splits[1].count} to evaluate on. Expected a "
+                "share in (0, 1) of at least one image of some class."
+            )
+        return splits
     if not eval_split:
         raise ValueError(
             f"{dataset} is a tfds data set, so --eval_split must name the "
@@ -165,7 +174,7 @@ def load_splits(dataset, train_split, eval_split, data_dir, held_out):
 
 def main(_):
     keras.utils.set_random_seed(FLAGS.seed)
-    factory, pipeline, size = NETWORKS[FLAGS.model]
+    factory, weights, pipeline, size = NETWORKS[FLAGS.model]
     train_split, eval_split = load_splits(
         FLAGS.dataset,
         FLAGS.train_split,
@@ -174,7 +183,7 @@ def main(_):
         FLAGS.held_out,
     )
     model = factory(
-        weights=FLAGS.weights or "imagenet",
+        weights=FLAGS.weights or weights,
         classes=len(train_split.class_names),
         class_names=train_split.class_names,
     )

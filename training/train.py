@@ -8,6 +8,9 @@ The working folder then holds the trained network (`final.keras`), the best one
 by validation accuracy if the recipe validates (`best.keras`), `log.csv`, the
 recipe and TensorBoard's logs. A run that is killed loses nothing but its
 current epoch.
+
+On several machines, start it on each with `--strategy=multiworker`, with a
+`TF_CONFIG` of its own and a `--workdir` that all of them see.
 """
 
 import dataclasses
@@ -26,6 +29,7 @@ from keras_nasnet.names import AUX_LAYER
 from keras_nasnet.names import PREDICTIONS_LAYER
 from training import checkpoints
 from training import datasets
+from training import distribution
 from training import recipes
 
 FLAGS = flags.FLAGS
@@ -48,7 +52,7 @@ def define_flags():
     flags.DEFINE_enum(
         "strategy",
         "none",
-        ["none", "mirrored", "multiworker"],
+        list(distribution.STRATEGIES),
         "Distribution over devices, or over the workers of TF_CONFIG.",
     )
     flags.DEFINE_string("genotype", None, "JSON file with cells to train.")
@@ -76,14 +80,20 @@ def train(recipe, workdir, data_dir=None, seed=0, strategy=None):
         The trained network, without what only training needs.
 
     Raises:
-        ValueError: If `workdir` holds the run of another recipe.
+        ValueError: If `workdir` holds the run of another recipe, or if the
+            recipe does not fit its data.
         FloatingPointError: If the loss stops being a number.
     """
     strategy = strategy or tf.distribute.get_strategy()
     keras.utils.set_random_seed(seed)
     os.makedirs(workdir, exist_ok=True)
-    _check_recipe(recipe, os.path.join(workdir, "recipe.json"))
-
+    record = os.path.join(workdir, "recipe.json")
+    _check_earlier_run(recipe, record)
+    if recipe.eval_split and os.path.isdir(recipe.dataset):
+        raise ValueError(
+            f"`eval_split` must be empty for a folder, which has no splits. "
+            f"Received {recipe.eval_split!r} and {recipe.dataset!r}."
+        )
     split = datasets.load(recipe.dataset, recipe.train_split, data_dir)
     steps = split.count // recipe.batch_size
     if not steps:
@@ -91,12 +101,20 @@ def train(recipe, workdir, data_dir=None, seed=0, strategy=None):
             f"`batch_size` {recipe.batch_size} is larger than the "
             f"{split.count} images of {recipe.train_split!r}."
         )
+    model = distribution.build(
+        strategy, lambda: build_model(recipe, split.class_names)
+    )
+    backup = checkpoints.Backup(os.path.join(workdir, "backup"))
     with strategy.scope():
-        model = build_model(recipe, split.class_names)
         compile_model(model, build_optimizer(recipe, steps), recipe)
+        done = backup.restore(model)
     prepare, prepare_eval = datasets.PIPELINES[recipe.pipeline]
     training_data = prepare(
-        split.dataset, recipe.batch_size, seed, **recipe.pipeline_args
+        split.dataset,
+        recipe.batch_size,
+        # Goes on with other orders and augmentations than the first epochs'.
+        seed + done,
+        **recipe.pipeline_args,
     )
     eval_data = None
     if recipe.eval_split:
@@ -107,12 +125,25 @@ def train(recipe, workdir, data_dir=None, seed=0, strategy=None):
             ),
             model,
         )
+    callbacks = _callbacks(recipe, model, steps)
+    # Of several workers, only the first one writes.
+    if strategy.extended.should_checkpoint:
+        checkpoints.write_json(dataclasses.asdict(recipe), record)
+        checkpoints.cut_log(os.path.join(workdir, "log.csv"), done)
+        callbacks = [
+            *_writing_callbacks(recipe, workdir, model),
+            *callbacks,
+            # Last, so that an epoch counts as done when all else is written.
+            backup,
+        ]
     model.fit(
         with_labels_for_heads(training_data, model),
         validation_data=eval_data,
+        initial_epoch=done,
         epochs=recipe.epochs,
         steps_per_epoch=steps,
-        callbacks=_callbacks(recipe, workdir, model, steps),
+        shuffle=False,  # is done; Keras only warns
+        callbacks=callbacks,
         verbose=1 if sys.stdout.isatty() else 2,
     )
     final = deployed(model)
@@ -182,7 +213,7 @@ def compile_model(model, optimizer, recipe):
 
 
 def with_labels_for_heads(dataset, model):
-    """Gives every head of a network the labels, one-hot."""
+    """Gives every head of a network the labels, one-hot, for any strategy."""
     classes = model.get_layer(PREDICTIONS_LAYER).units
     has_aux_head = _has_aux_head(model)
 
@@ -192,7 +223,8 @@ def with_labels_for_heads(dataset, model):
             labels = {PREDICTIONS_LAYER: labels, AUX_LAYER: labels}
         return images, labels
 
-    return dataset.map(repeat, datasets.AUTOTUNE)
+    dataset = dataset.map(repeat, datasets.AUTOTUNE)
+    return distribution.shard_by_image(dataset)
 
 
 def deployed(model):
@@ -208,44 +240,51 @@ def _has_aux_head(model):
     return AUX_LAYER in {layer.name for layer in model.layers}
 
 
-def _callbacks(recipe, workdir, model, steps):
-    def path(name):
-        return os.path.join(workdir, name)
-
-    callbacks = [
-        checkpoints.StopAtNonFiniteLoss(),
-        keras.callbacks.CSVLogger(path("log.csv"), append=True),
-        keras.callbacks.TensorBoard(path("tensorboard")),
-    ]
+def _callbacks(recipe, model, steps):
+    """Returns the callbacks that take part in the training."""
+    callbacks = [checkpoints.StopAtNonFiniteLoss()]
     if recipe.model.get("drop_path_rate"):
         callbacks.append(keras_nasnet.ScheduledDropPath(recipe.epochs * steps))
     if recipe.ema:
         callbacks.append(keras.callbacks.SwapEMAWeights())
+    return callbacks
+
+
+def _writing_callbacks(recipe, workdir, model):
+    """Returns the callbacks that only write, to be placed first."""
+    callbacks = [
+        keras.callbacks.CSVLogger(
+            os.path.join(workdir, "log.csv"), append=True
+        ),
+        keras.callbacks.TensorBoard(os.path.join(workdir, "tensorboard")),
+    ]
     if recipe.eval_split:
         metric = "accuracy"
         if _has_aux_head(model):
-            metric = f"{PREDICTIONS_LAYER}_accuracy"
+            metric = f"{PREDICTIONS_LAYER}_{metric}"
         callbacks.append(
-            checkpoints.BestModel(path("best.keras"), f"val_{metric}", deployed)
-        )
-    # Last, so that an epoch counts as done only when all else is written.
-    return [*callbacks, checkpoints.Backup(path("backup"))]
-
-
-def _check_recipe(recipe, path):
-    """Keeps the recipe with the run, and two recipes out of one run."""
-    data = json.loads(json.dumps(dataclasses.asdict(recipe)))
-    if os.path.exists(path):
-        with open(path) as file:
-            earlier = json.load(file)
-        changed = sorted(k for k in data if data[k] != earlier.get(k))
-        if changed:
-            raise ValueError(
-                f"`workdir` holds a run with other settings: "
-                f"{', '.join(changed)}. Choose another folder, or give the "
-                f"settings in {path}."
+            checkpoints.BestModel(
+                os.path.join(workdir, "best.keras"), metric, deployed
             )
-    checkpoints.write_json(data, path)
+        )
+    return callbacks
+
+
+def _check_earlier_run(recipe, record):
+    """Keeps two recipes out of one run."""
+    if not os.path.exists(record):
+        return
+    with open(record) as file:
+        earlier = json.load(file)
+    # As the file would hold it, without tuples.
+    data = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    changed = sorted(k for k in data if data[k] != earlier.get(k))
+    if changed:
+        raise ValueError(
+            f"`workdir` holds a run with other settings: "
+            f"{', '.join(changed)}. Choose another folder, or give the "
+            f"settings in {record}."
+        )
 
 
 def recipe_from_flags():
@@ -259,18 +298,9 @@ def recipe_from_flags():
     return dataclasses.replace(recipe, **changes)
 
 
-def make_strategy(name):
-    """Returns the distribution strategy of a flag."""
-    return {
-        "none": tf.distribute.get_strategy,
-        "mirrored": tf.distribute.MirroredStrategy,
-        "multiworker": tf.distribute.MultiWorkerMirroredStrategy,
-    }[name]()
-
-
 def main(_):
     # Before anything else: collective operations must come first.
-    strategy = make_strategy(FLAGS.strategy)
+    strategy = distribution.STRATEGIES[FLAGS.strategy]()
     if FLAGS.mixed_precision:
         keras.config.set_dtype_policy("mixed_bfloat16")
     train(

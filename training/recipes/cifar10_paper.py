@@ -10,6 +10,8 @@ GPU.
 Run:
 
     python -m training.train --recipe=cifar10_paper --workdir=runs/cifar10
+    python -m training.evaluate --model=runs/cifar10/final.keras \
+        --dataset=cifar10 --whiten
 """
 
 from training.recipes import Recipe
