@@ -95,6 +95,14 @@ def test_default_network(network, caplog):
     assert not caplog.messages
 
 
+def test_size(network):
+    assert network.count_params() == 371_066
+    trainable = sum(np.prod(w.shape) for w in network.trainable_weights)
+    assert trainable == 363_194
+    assert trunk(network).count_params() == 367_216
+    assert keras_nasnet.count_macs(network) == 65_761_024
+
+
 def test_new_classes(network, caplog):
     model = keras_nasnet.NASNetTiny(classes=3)
     (line,) = caplog.messages

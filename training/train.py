@@ -169,7 +169,8 @@ def build_optimizer(recipe, steps_per_epoch):
         warmup = math.ceil(recipe.warmup_epochs * steps_per_epoch)
         schedule = keras.optimizers.schedules.CosineDecay(
             0.0 if warmup else recipe.learning_rate,
-            recipe.epochs * steps_per_epoch - warmup,
+            # Not 0 if there is nothing but warm-up.
+            max(1, recipe.epochs * steps_per_epoch - warmup),
             warmup_target=recipe.learning_rate if warmup else None,
             warmup_steps=warmup,
         )
