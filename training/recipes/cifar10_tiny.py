@@ -11,7 +11,7 @@ RECIPE = Recipe(
     factory="NASNetTiny",
     model={
         "aux_head": True,
-        "drop_path_rate": 0.1,
+        "drop_path_rate": 0.05,
         "weight_decay": 5e-4,
     },
     dataset="cifar10",
@@ -20,9 +20,10 @@ RECIPE = Recipe(
     pipeline="cifar",
     pipeline_args={"cutout": 8},
     batch_size=64,
-    epochs=40,
+    epochs=15,
     optimizer="sgd",
     learning_rate=0.1,
     warmup_epochs=1.0,
+    label_smoothing=0.1,
     clip_norm=5.0,
 )
