@@ -21,7 +21,10 @@ from training import evaluate  # noqa: E402
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Pictures of any colour in every class, so that answers differ."""
+    """Pictures of any colour in every class, so that answers differ.
+
+    Each has a frame, which belongs to small images but not to photographs.
+    """
     path = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
     for name in CLASS_NAMES:
@@ -29,6 +32,9 @@ def folder(tmp_path_factory):
         for i in range(12):
             color = rng.integers(0, 200, 3, "uint8")
             pixels = rng.integers(0, 56, (32, 32, 3), "uint8") + color
+            pixels[[0, 1, -2, -1]] = pixels[:, [0, 1, -2, -1]] = rng.integers(
+                0, 256, 3
+            )
             Image.fromarray(pixels).save(path / name / f"{i:02}.png")
     return str(path)
 

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import warnings
 
 import keras
 import numpy as np
@@ -81,9 +82,24 @@ def recorded(recipe, workdir, **arguments):
     callbacks = train._callbacks
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(
-            train, "_callbacks", lambda *args: [*callbacks(*args), steps]
+            train, "_callbacks", lambda recipe: [*callbacks(recipe), steps]
         )
         return train.train(recipe, str(workdir), **arguments), steps
+
+
+def built(recipe):
+    """Returns the compiled network of a recipe, with weights like trained."""
+    model = randomize(train.build_model(recipe, CLASS_NAMES))
+    optimizer = train.build_optimizer(recipe, STEPS)
+    train.compile_model(model, optimizer, recipe)
+    return model
+
+
+def restored(recipe, workdir):
+    """Returns the network in a run's backup, and the epochs that are done."""
+    model = built(recipe)
+    done = checkpoints.Backup(str(workdir / "backup")).restore(model)
+    return model, done
 
 
 def log_of(workdir):
@@ -152,9 +168,10 @@ class TestRun:
         names = [layer.name for layer in network.layers]
         assert "aux_predictions" not in names and names[-1] == "predictions"
         x = images(4, 32, 32, 3)
-        np.testing.assert_allclose(
-            network.predict(x), run.network.predict(x), atol=1e-6
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            scores = network(x)
+        np.testing.assert_allclose(scores, run.network(x), atol=1e-6)
 
     def test_log(self, run):
         log = log_of(run.workdir)
@@ -238,7 +255,7 @@ class TestRun:
         poison = Poison()
         callbacks = train._callbacks
         monkeypatch.setattr(
-            train, "_callbacks", lambda *args: [*callbacks(*args), poison]
+            train, "_callbacks", lambda recipe: [*callbacks(recipe), poison]
         )
         with pytest.raises(FloatingPointError, match="nan at step 5. "):
             train.train(run.recipe, str(tmp_path), seed=1)
@@ -246,11 +263,8 @@ class TestRun:
         assert not (tmp_path / "final.keras").exists()
         best = inference.load_classifier(str(tmp_path / "best.keras"))
         assert all(np.isfinite(w).all() for w in best.get_weights())
-        model = train.build_model(run.recipe, CLASS_NAMES)
-        optimizer = train.build_optimizer(run.recipe, STEPS)
-        train.compile_model(model, optimizer, run.recipe)
-        backup = checkpoints.Backup(str(tmp_path / "backup"))
-        assert backup.restore(model) == 1
+        model, done = restored(run.recipe, tmp_path)
+        assert done == 1
         for weight in model.trainable_weights:
             np.testing.assert_allclose(
                 weight,
@@ -264,22 +278,23 @@ class TestRun:
         assert np.abs(start - other).max() > 0.01
 
 
-def start(task, **environment):
+def start(task, log, **environment):
     """Starts `run_training` in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.run_training", json.dumps(task)],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    with open(log, "w") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.run_training", json.dumps(task)],
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
 
 
-def test_killed_twice(folder, tmp_path):
+def test_killed_twice(folder, tmp_path, monkeypatch):
+    log, workdir = tmp_path / "log.txt", tmp_path / "run"
     settings = {"dataset": folder, "epochs": 4, **EVERYTHING}
-    task = {"recipe": settings, "workdir": str(tmp_path)}
-    backup = tmp_path / "backup"
+    task = {"recipe": settings, "workdir": str(workdir)}
+    backup = workdir / "backup"
     for kill, files, epochs in (
         # In the middle of the second epoch.
         (
@@ -294,13 +309,21 @@ def test_killed_twice(folder, tmp_path):
             ["0", "1", "2"],
         ),
     ):
-        process = start({**task, "kill_after": kill})
-        output, _ = process.communicate()
-        assert process.returncode == -signal.SIGKILL, output
+        process = start({**task, "kill_after": kill}, log)
+        assert process.wait() == -signal.SIGKILL, log.read_text()
         assert sorted(os.listdir(backup)) == files
-        assert [row["epoch"] for row in log_of(tmp_path)] == epochs
-        assert not (tmp_path / "final.keras").exists()
-    _, steps = recorded(small_recipe(**settings), tmp_path)
+        assert [row["epoch"] for row in log_of(workdir)] == epochs
+        assert not (workdir / "final.keras").exists()
+    seeds = []
+
+    def prepare(dataset, batch_size, seed):
+        seeds.append(seed)
+        return datasets.cifar_train(dataset, batch_size, seed)
+
+    monkeypatch.setitem(datasets.PIPELINES, "cifar", (prepare, None))
+    _, steps = recorded(small_recipe(**settings), workdir)
+    # Not the order and augmentation with which the run began.
+    assert seeds == [2]
     # Two epochs are left, on the same schedule.
     left = np.arange(2 * STEPS + 1, 4 * STEPS + 1)
     np.testing.assert_allclose(
@@ -311,9 +334,9 @@ def test_killed_twice(folder, tmp_path):
     np.testing.assert_allclose(
         steps.progress, (left - 1) / (4 * STEPS), atol=1e-6
     )
-    assert [row["epoch"] for row in log_of(tmp_path)] == ["0", "1", "2", "3"]
+    assert [row["epoch"] for row in log_of(workdir)] == ["0", "1", "2", "3"]
     assert os.listdir(backup) == ["epoch_4.weights.h5"]
-    path = str(tmp_path / "final.keras")
+    path = str(workdir / "final.keras")
     assert inference.class_names(inference.load_classifier(path)) == CLASS_NAMES
 
 
@@ -326,8 +349,9 @@ def test_two_workers(folder, tmp_path):
     workdir = tmp_path / "run"
     recipe = {"dataset": folder, "epochs": 2, **EVERYTHING}
     hosts = [f"localhost:{port}" for port in free_ports(2)]
+    logs = [tmp_path / f"{i}.log" for i in range(2)]
     processes = []
-    for i in range(2):
+    for i, log in enumerate(logs):
         config = {
             "cluster": {"worker": hosts},
             "task": {"type": "worker", "index": i},
@@ -338,10 +362,14 @@ def test_two_workers(folder, tmp_path):
             "files": files,
             "out": str(tmp_path / f"{i}.npz"),
         }
-        processes.append(start(task, TF_CONFIG=json.dumps(config)))
-    for process in processes:
-        output, _ = process.communicate()
-        assert process.returncode == 0, output
+        processes.append(start(task, log, TF_CONFIG=json.dumps(config)))
+    try:
+        for process, log in zip(processes, logs):
+            # Only so that a worker without the other does not wait for ever.
+            assert process.wait(timeout=500) == 0, log.read_text()
+    finally:
+        for process in processes:
+            process.kill()
     first, second = (dict(np.load(tmp_path / f"{i}.npz")) for i in range(2))
     # Every batch is divided among the workers, whatever the files.
     shares = np.concatenate([first.pop("shares"), second.pop("shares")], axis=1)
@@ -353,11 +381,8 @@ def test_two_workers(folder, tmp_path):
         for weights in (first, second):
             np.testing.assert_allclose(weight, weights[weight.path], atol=1e-6)
     # ... in as many steps as one worker, ...
-    model = train.build_model(small_recipe(**recipe), CLASS_NAMES)
-    optimizer = train.build_optimizer(small_recipe(**recipe), STEPS)
-    train.compile_model(model, optimizer, small_recipe(**recipe))
-    backup = checkpoints.Backup(str(workdir / "backup"))
-    assert backup.restore(model) == 2
+    model, done = restored(small_recipe(**recipe), workdir)
+    assert done == 2
     assert int(model.optimizer.iterations) == 2 * STEPS
     # ... and only one of them writes.
     assert sorted(os.listdir(workdir)) == [
@@ -404,14 +429,6 @@ class TestRefused:
         )
 
 
-def built(recipe, steps_per_epoch=10):
-    """Returns the compiled network of a recipe, with weights like trained."""
-    model = randomize(train.build_model(recipe, CLASS_NAMES))
-    optimizer = train.build_optimizer(recipe, steps_per_epoch)
-    train.compile_model(model, optimizer, recipe)
-    return model
-
-
 class TestOptimizer:
     """Settings by what the optimizer does."""
 
@@ -439,16 +456,16 @@ class TestOptimizer:
         assert rates == pytest.approx(expected)
 
     def updates(self, gradients, **settings):
-        """Returns the changes of a variable at a rate of (almost) 0.1."""
+        """Returns the changes of two variables at a rate of (almost) 0.1."""
         recipe = small_recipe(
             "any", epochs=10**6, learning_rate=0.1, **settings
         )
         optimizer = train.build_optimizer(recipe, steps_per_epoch=10)
-        variable = keras.Variable(np.zeros(2, "float32"))
-        values = [variable.numpy()]
+        variables = [keras.Variable(0.0) for _ in range(2)]
+        values = [np.zeros(2)]
         for gradient in gradients:
-            optimizer.apply([keras.ops.array(gradient)], [variable])
-            values.append(variable.numpy())
+            optimizer.apply(list(map(keras.ops.array, gradient)), variables)
+            values.append([v.numpy() for v in variables])
         return np.diff(values, axis=0)
 
     def test_sgd(self):
@@ -622,9 +639,7 @@ class TestRecipes:
             recipe = dataclasses.replace(
                 recipe, model={**recipe.model, **small}
             )
-        model = train.build_model(recipe, CLASS_NAMES)
-        optimizer = train.build_optimizer(recipe, steps_per_epoch=10)
-        train.compile_model(model, optimizer, recipe)
+        model = built(recipe)
         assert ("aux_predictions" in model.output_names) == bool(
             recipe.model.get("aux_head")
         )

@@ -24,7 +24,7 @@ def build(strategy, builder):
         model = builder()
         if _has_several_workers(strategy):
             model = _MultiWorkerModel(
-                model.inputs, model.output, name=model.name
+                model.input, model.output, name=model.name
             )
     return model
 

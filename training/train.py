@@ -125,7 +125,7 @@ def train(recipe, workdir, data_dir=None, seed=0, strategy=None):
             ),
             model,
         )
-    callbacks = _callbacks(recipe, model, steps)
+    callbacks = _callbacks(recipe)
     # Of several workers, only the first one writes.
     if strategy.extended.should_checkpoint:
         checkpoints.write_json(dataclasses.asdict(recipe), record)
@@ -231,7 +231,8 @@ def with_labels_for_heads(dataset, model):
 def deployed(model):
     """Returns a network without its auxiliary head, sharing the weights."""
     return keras.Model(
-        model.inputs,
+        # Not `inputs`: a list of one makes Keras warn at every call.
+        model.input,
         model.get_layer(PREDICTIONS_LAYER).output,
         name=model.name,
     )
@@ -241,11 +242,11 @@ def _has_aux_head(model):
     return AUX_LAYER in {layer.name for layer in model.layers}
 
 
-def _callbacks(recipe, model, steps):
+def _callbacks(recipe):
     """Returns the callbacks that take part in the training."""
     callbacks = [checkpoints.StopAtNonFiniteLoss()]
     if recipe.model.get("drop_path_rate"):
-        callbacks.append(keras_nasnet.ScheduledDropPath(recipe.epochs * steps))
+        callbacks.append(keras_nasnet.ScheduledDropPath())
     if recipe.ema:
         callbacks.append(keras.callbacks.SwapEMAWeights())
     return callbacks
