@@ -10,7 +10,7 @@ from keras_nasnet.graph import in_order
 from keras_nasnet.operations import Pool2D
 
 
-def emit(inputs, outputs, like, library=keras, dtype=None):
+def emit(inputs, outputs, like, library=keras, dtype=None, batch_size=None):
     """Builds the model that computes a graph.
 
     Args:
@@ -21,6 +21,7 @@ def emit(inputs, outputs, like, library=keras, dtype=None):
         library: `keras` or `tf_keras`.
         dtype: Dtype policy of all layers, `None` for the default. Dense
             layers compute in float32 even if it is a 16-bit one.
+        batch_size: Number of images that the model takes, `None` for any.
 
     Returns:
         A functional model of the library.
@@ -29,7 +30,7 @@ def emit(inputs, outputs, like, library=keras, dtype=None):
         ValueError: If the library is `tf_keras` and the graph has operations
             that it does not have.
     """
-    emitter = _Emitter(library, dtype)
+    emitter = _Emitter(library, dtype, batch_size)
     # Inputs first: there may be some that no output depends on.
     for node in in_order([*inputs, *outputs]):
         emitter.tensors[node] = emitter.apply(node)
@@ -46,16 +47,19 @@ def emit(inputs, outputs, like, library=keras, dtype=None):
 class _Emitter:
     """Makes a layer for every node, and applies it."""
 
-    def __init__(self, library, dtype):
+    def __init__(self, library, dtype, batch_size):
         self.library = library
         self.layers = library.layers
         self.dtype = dtype
+        self.batch_size = batch_size
         self.dense_dtype = dtype and head_dtype(dtype)
         self.tensors = {}
         self.names = set()
 
     def input(self, node, shape, dtype):
-        return self.library.Input(shape, dtype=dtype, name=self.name(node))
+        return self.library.Input(
+            shape, self.batch_size, dtype=dtype, name=self.name(node)
+        )
 
     def name(self, node, suffix=""):
         """Returns a name that no layer has yet."""
