@@ -608,6 +608,7 @@ class TestCommand:
             "epochs": 7,
             "batch_size": 12,
             "learning_rate": 0.125,
+            "weights": "any.weights.h5",
         }
         recipe = self.parsed(
             monkeypatch,
@@ -624,10 +625,20 @@ class TestCommand:
             recipes.get("cifar100")
         assert str(error.value) == (
             "Unknown recipe 'cifar100'. Expected one of cifar10_paper, "
-            "cifar10_tiny, imagenet_large, imagenet_mobile."
+            "cifar10_tiny, cifar10_tiny_again, imagenet_large, "
+            "imagenet_mobile."
         )
         with pytest.raises(flags.IllegalFlagValueError, match="cifar10_tiny"):
             run_command(train, "--recipe=cifar100", "--workdir=any")
+
+
+def test_starts_from_weights(folder, tmp_path):
+    trained = built(small_recipe(folder))
+    path = str(tmp_path / "trained.weights.h5")
+    trained.save_weights(path)
+    network = train.build_model(small_recipe(folder, weights=path), CLASS_NAMES)
+    for ours, theirs in zip(network.weights, trained.weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("name", recipes.names())

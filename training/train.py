@@ -40,6 +40,7 @@ OVERRIDES = (
     "epochs",
     "batch_size",
     "learning_rate",
+    "weights",
 )
 
 
@@ -153,10 +154,10 @@ def train(recipe, workdir, data_dir=None, seed=0, strategy=None):
 
 
 def build_model(recipe, class_names):
-    """Builds the network of a recipe with random weights."""
+    """Builds the network of a recipe."""
     factory = getattr(keras_nasnet, recipe.factory)
     return factory(
-        weights=None,
+        weights=recipe.weights,
         classes=len(class_names),
         class_names=class_names,
         **recipe.model,

@@ -31,6 +31,7 @@ class Recipe:
         clip_norm: Limit of the global norm of the gradients, or `None`.
         aux_weight: Weight of the auxiliary head's loss.
         ema: Decay of the moving average of the weights, or `None`.
+        weights: Where training starts: what the factory takes as `weights`.
     """
 
     factory: str
@@ -50,6 +51,7 @@ class Recipe:
     clip_norm: float | None = None
     aux_weight: float = 0.4
     ema: float | None = None
+    weights: str | None = None
 
 
 def names():
