@@ -14,6 +14,12 @@ EXTRAS = {
     "torch": ["torch>=2.13"],
     "visualize": ["matplotlib"],
     "images": ["pillow"],
+    "onnx": [
+        "tensorflow>=2.21",
+        "onnx>=1.23",
+        "onnxruntime>=1.32",
+        "tf2onnx>=1.17",
+    ],
     "training": [
         "tensorflow>=2.21",
         "tensorflow-datasets>=4.9.10",

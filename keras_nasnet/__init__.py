@@ -5,6 +5,7 @@ from keras_nasnet.cells import FactorizedReduction
 from keras_nasnet.cells import Stem
 from keras_nasnet.classifier import Classifier
 from keras_nasnet.compiled import compile_inference
+from keras_nasnet.exporting import export
 from keras_nasnet.genotypes import NASNET_A
 from keras_nasnet.genotypes import Block
 from keras_nasnet.genotypes import CellGenotype

@@ -14,6 +14,7 @@ from keras_nasnet.genotypes import CellGenotype
 from keras_nasnet.operations import OPERATIONS
 from keras_nasnet.operations import Convolution
 from keras_nasnet.operations import strided_shape
+from keras_nasnet.recomputation import Recomputation
 from keras_nasnet.regularization import DropPath
 
 # How a cell may take its previous input.
@@ -165,6 +166,9 @@ class Cell(Chain):
             TF-slim: what strided pools do at the border.
         drop_path_rate: Float in [0, 1), probability of dropping a branch in
             training. Identities are never dropped.
+        recompute: Whether training keeps only what the cell reads, and
+            computes the rest again for the gradients: less memory for more
+            time. TensorFlow only.
         **kwargs: `bn_momentum`, `bn_epsilon`, `weight_decay`, `name`, `dtype`
             and `trainable`.
 
@@ -197,6 +201,7 @@ class Cell(Chain):
         previous="match",
         pool_padding="zero",
         drop_path_rate=0.0,
+        recompute=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -222,6 +227,8 @@ class Cell(Chain):
         self.previous = previous
         self.pool_padding = pool_padding
         self.drop_path_rate = drop_path_rate
+        self.recompute = recompute
+        self._recomputation = Recomputation(self)
 
     @property
     def settings(self):
@@ -270,6 +277,8 @@ class Cell(Chain):
         )
 
     def call(self, inputs, training=False):
+        if training and self.recompute and not self._recomputation.is_running:
+            return self._recomputation(inputs)
         states = [
             fit(x) if fit else x for fit, x in zip(self.fit_inputs, inputs)
         ]
@@ -336,6 +345,7 @@ class Cell(Chain):
             "previous": self.previous,
             "pool_padding": self.pool_padding,
             "drop_path_rate": self.drop_path_rate,
+            "recompute": self.recompute,
         }
 
     def _check_input_shapes(self, shapes):

@@ -1,5 +1,7 @@
 """Running a network as fast as a CPU allows."""
 
+import os
+
 import keras
 
 from keras_nasnet.emission import emit
@@ -7,6 +9,14 @@ from keras_nasnet.lowering import simplify
 from keras_nasnet.lowering import trace
 
 DTYPES = ("float32", "bfloat16")
+
+# Cells have branches. Up to this number of threads, each one takes operations
+# of its own, which spares them to share out every small one.
+BRANCHES = 4
+
+# Otherwise all sessions of a process share the threads that the first one got.
+# TensorFlow reads this at its first operation, when no model exists yet.
+os.environ.setdefault("TF_OVERRIDE_GLOBAL_THREADPOOL", "1")
 
 
 def compile_inference(model, batch_size=None, dtype="float32", threads=None):
@@ -23,7 +33,8 @@ def compile_inference(model, batch_size=None, dtype="float32", threads=None):
             faster only where the processor has instructions for it. What goes
             in and out is float32 in both cases.
         threads: Number of threads for one call, on TensorFlow only. `None`
-            leaves it to the backend.
+            takes one per core. Has no effect if TensorFlow ran an operation
+            before this package was imported.
 
     Returns:
         A function that takes what `model` takes, as NumPy arrays, and returns
@@ -54,7 +65,7 @@ def compile_inference(model, batch_size=None, dtype="float32", threads=None):
     inputs, outputs = trace(model)
     fast = emit(
         inputs,
-        simplify(outputs),
+        simplify(outputs, merge=False),
         like=model,
         dtype=None if dtype == "float32" else dtype,
         batch_size=batch_size,
@@ -81,8 +92,11 @@ def _frozen(model, threads):
     frozen = convert_to_constants.convert_variables_to_constants_v2(
         run.get_concrete_function()
     )
+    threads = threads or os.cpu_count()
     config = tf.compat.v1.ConfigProto(
-        intra_op_parallelism_threads=threads or 0, use_per_session_threads=True
+        inter_op_parallelism_threads=threads,
+        intra_op_parallelism_threads=1 if threads <= BRANCHES else threads,
+        use_per_session_threads=True,
     )
     with tf.Graph().as_default() as graph:
         tf.graph_util.import_graph_def(frozen.graph.as_graph_def(), name="")

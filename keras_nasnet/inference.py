@@ -35,13 +35,15 @@ class Prediction(NamedTuple):
     probability: float
 
 
-def predict(model, path, top=5):
+def predict(model, path, top=5, infer=None):
     """Classifies one image file.
 
     Args:
         model: A classifier built by this package.
         path: Path of an image of any format that Pillow reads.
         top: Number of classes to return.
+        infer: Optional function to ask in the place of the model, as
+            `compile_inference` makes it of the same model.
 
     Returns:
         A list of `Prediction`, most likely first.
@@ -63,7 +65,7 @@ def predict(model, path, top=5):
     pixels = images.load_image(path, size, crop)[None]
     if not takes_pixels(model):
         pixels = preprocess_input(pixels)
-    scores = model.predict_on_batch(pixels)
+    scores = (infer or model.predict_on_batch)(pixels)
     if isinstance(scores, dict):  # with an auxiliary head
         scores = scores[PREDICTIONS_LAYER]
     scores = np.asarray(scores, "float64")[0]

@@ -62,7 +62,7 @@ def fuse(model):
     return emit(inputs, simplify(outputs, keep_cells=True), like=model)
 
 
-def simplify(outputs, keep_norms=False, keep_cells=False):
+def simplify(outputs, keep_norms=False, keep_cells=False, merge=True):
     """Rewrites a graph into a faster one.
 
     Args:
@@ -71,6 +71,9 @@ def simplify(outputs, keep_norms=False, keep_cells=False):
         keep_cells: Whether the outputs of cells stay what they are. Otherwise
             some of their channels may be scaled, and the convolutions that
             read them make up for it.
+        merge: Whether the sum of two convolutions becomes one convolution of
+            both inputs: less to compute, but the inputs have to be copied
+            together.
 
     Returns:
         A list of `Node`s.
@@ -82,7 +85,8 @@ def simplify(outputs, keep_norms=False, keep_cells=False):
     outputs = passes.activate_parts(outputs)
     if not keep_cells:
         outputs = passes.absorb_scales(outputs)
-    outputs = passes.merge_sums(outputs)
+    if merge:
+        outputs = passes.merge_sums(outputs)
     return passes.fuse_activations(outputs)
 
 

@@ -93,6 +93,7 @@ def NASNet(
     drop_path_rate=0.0,
     aux_head=False,
     weight_decay=0.0,
+    recompute_cells=False,
     include_preprocessing=False,
     class_names=None,
     features=None,
@@ -147,6 +148,9 @@ def NASNet(
             size.
         weight_decay: L2 penalty on all kernels, `weight_decay * sum(w ** 2)
             / 2`.
+        recompute_cells: Whether training keeps only what goes from cell to
+            cell, and computes the rest again for the gradients: less memory
+            for more time. TensorFlow only.
         include_preprocessing: Whether the model takes pixels in [0, 255] and
             scales them itself. Otherwise it expects `preprocess_input`'s
             [-1, 1].
@@ -278,6 +282,7 @@ def NASNet(
             previous=fit,
             pool_padding=pool_padding,
             drop_path_rate=drop_path_rate * (i + 1) / len(cells),
+            recompute=recompute_cells,
             name=spec.name,
             **settings,
         )

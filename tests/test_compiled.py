@@ -1,5 +1,10 @@
 """A compiled network answers like the network."""
 
+import os
+import subprocess
+import sys
+import time
+
 import keras
 import numpy as np
 import pytest
@@ -61,10 +66,41 @@ def test_bfloat16():
 @ON_TENSORFLOW
 def test_number_of_threads():
     model = randomize(small_network(classifier_activation=None))
-    x = images(2, 32, 32, 3)
-    one, two = (compile_inference(model, threads=n)(x) for n in (1, 2))
-    assert relative_difference(one, run(model, x)) < 1e-4
-    assert relative_difference(two, one) < 1e-5
+    x = images(16, 32, 32, 3)
+    one, two, many = (compile_inference(model, threads=n) for n in (1, 2, 9))
+    assert relative_difference(one(x), run(model, x)) < 1e-4
+    assert relative_difference(two(x), one(x)) < 1e-5
+    assert relative_difference(many(x), one(x)) < 1e-5
+    wall, processor = time.perf_counter(), time.process_time()
+    for _ in range(20):
+        one(x)
+    wall, processor = (
+        time.perf_counter() - wall,
+        time.process_time() - processor,
+    )
+    # With a second thread it would be about 1.5.
+    assert processor < 1.2 * wall
+
+
+@ON_TENSORFLOW
+@pytest.mark.parametrize("choice", [None, "0"])
+def test_threads_of_others_can_be_left_alone(choice):
+    name = "TF_OVERRIDE_GLOBAL_THREADPOOL"
+    environment = {k: v for k, v in os.environ.items() if k != name}
+    if choice:
+        environment[name] = choice
+    found = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"import keras_nasnet, os; print(os.environ[{name!r}])",
+        ],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.strip() == (choice or "1")
 
 
 @ON_TENSORFLOW

@@ -1,0 +1,107 @@
+"""What all measurements have in common: turns, medians, ratios, reports."""
+
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+
+import keras
+import numpy as np
+
+PEER = "keras.applications"
+OURS = "keras_nasnet"
+
+
+def in_turns(functions, rounds, prepare=None):
+    """Times functions in turns in one process.
+
+    Whatever else the machine does then meets all of them alike.
+
+    Args:
+        functions: Dictionary from name to function without arguments.
+        rounds: Integer, how often each is timed, after a round that does not
+            count.
+        prepare: Optional function to call, untimed, before each of them.
+
+    Returns:
+        A dictionary from name to the list of times in seconds.
+    """
+    times = {name: [] for name in functions}
+    progress = keras.utils.Progbar(rounds + 1, unit_name="round")
+    for i in range(rounds + 1):
+        for name, function in functions.items():
+            if prepare:
+                prepare()
+            start = time.perf_counter()
+            function()
+            elapsed = time.perf_counter() - start
+            if i:
+                times[name].append(elapsed)
+        progress.add(1)
+    return times
+
+
+def report(times, peer=PEER, **facts):
+    """Summarises times.
+
+    Args:
+        times: What `in_turns()` returned.
+        peer: Name of what the others are compared with.
+        **facts: What else belongs into the report.
+
+    Returns:
+        A dictionary of JSON-compatible values.
+    """
+    medians = {name: statistics.median(t) for name, t in times.items()}
+    return {
+        **facts,
+        "machine": machine(),
+        "seconds": times,
+        "median": medians,
+        "ratio": {name: m / medians[peer] for name, m in medians.items()},
+    }
+
+
+def print_report(title, result):
+    """Prints a report as a table, in milliseconds."""
+    print(f"\n{title:28}{'median':>10}{'fastest':>10}{'ratio':>8}")
+    for name, values in result["seconds"].items():
+        median, fastest = 1e3 * result["median"][name], 1e3 * min(values)
+        ratio = result["ratio"][name]
+        print(f"{name:28}{median:8.1f}ms{fastest:8.1f}ms{ratio:8.2f}")
+
+
+def machine():
+    """Says what the measurement ran on."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "backend": keras.config.backend(),
+        "keras": keras.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def _processor():
+    try:
+        with open("/proc/cpuinfo") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass  # not Linux
+    return platform.processor()
+
+
+def write_json(data, path):
+    """Writes a JSON file, whole or not at all."""
+    folder = os.path.dirname(os.path.abspath(path))
+    with tempfile.NamedTemporaryFile(
+        "w", dir=folder, suffix=".json", delete=False
+    ) as file:
+        json.dump(data, file, indent=2)
+        file.write("\n")
+    os.replace(file.name, path)
