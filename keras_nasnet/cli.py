@@ -8,27 +8,19 @@ import argparse
 import json
 import math
 import os
+import statistics
 import sys
 
-import keras
+from keras_nasnet.conversion import QUANTIZATIONS
+from keras_nasnet.litert import LiteModel
 
-from keras_nasnet import genotypes
-from keras_nasnet import nasnet
-from keras_nasnet.canvas import picture_path
-from keras_nasnet.compiled import compile_inference
-from keras_nasnet.exporting import export as export_model
-from keras_nasnet.inference import load_classifier
-from keras_nasnet.inference import load_model
-from keras_nasnet.inference import predict as predict_image
-from keras_nasnet.macs import count_macs_by_layer
-from keras_nasnet.visualize import plot_cell
-from keras_nasnet.visualize import plot_network
-
+# What a command needs of Keras it imports itself: exported files are run where
+# Keras has no backend.
 MODELS = {
-    "tiny": nasnet.NASNetTiny,
-    "mobile": nasnet.NASNetMobile,
-    "large": nasnet.NASNetLarge,
-    "cifar": nasnet.NASNetCIFAR,
+    "tiny": "NASNetTiny",
+    "mobile": "NASNetMobile",
+    "large": "NASNetLarge",
+    "cifar": "NASNetCIFAR",
 }
 
 NETWORKS = """
@@ -59,7 +51,8 @@ others are answered all the same, and the exit status is then 1.
 NETWORK is one of
   tiny           NASNet-A for the 10 classes of CIFAR-10, a part of the package
   mobile, large  NASNet-A for the 1000 classes of ImageNet, downloaded once
-  FILE.keras     a saved classifier"""
+  FILE.keras     a saved classifier
+  FILE.tflite    an exported one; TensorFlow is not needed"""
 
 PREDICT_EXAMPLES = """\
 examples:
@@ -69,16 +62,28 @@ examples:
 """
 
 EXPORT_DESCRIPTION = """\
-Writes a classifier in the form that a server reads, as few operations as
-possible, and compares the file's answers with the network's.
+Writes a network for phones (FILE.tflite) or servers (FILE.onnx, or the folder
+of a SavedModel), as few operations as possible, and compares what the file
+answers with the network's answers.
 
 NETWORK is one of tiny, mobile, large, as in `keras-nasnet predict`, or
   FILE.keras     a saved model"""
 
 EXPORT_EXAMPLES = """\
 examples:
+  keras-nasnet export tiny --out tiny.tflite --quantization int8 --data photos
+  keras-nasnet export mine.keras --out mine.tflite --quantization float16
   keras-nasnet export mobile --out mobile.onnx
   keras-nasnet export mine.keras --out mine
+"""
+
+BENCHMARK_DESCRIPTION = """\
+Times TensorFlow Lite files on this machine, in turns. XNNPACK is the library
+that runs them fast; the fewer partitions it took a network in, the better."""
+
+BENCHMARK_EXAMPLES = """\
+examples:
+  keras-nasnet benchmark float.tflite int8.tflite --threads 1 2
 """
 
 PLOT_DESCRIPTION = f"""\
@@ -118,9 +123,14 @@ def main(argv=None):
 
 def summary(args):
     """Prints the layers of a network and what they cost."""
+    import keras
+
+    from keras_nasnet.genotypes import Genotype
+    from keras_nasnet.macs import count_macs_by_layer
+
     size = _image_size(args.input_size)
     model = _load(args.network, size)
-    if isinstance(model, genotypes.Genotype):
+    if isinstance(model, Genotype):
         model = _like_mobile(model, size)
     macs = count_macs_by_layer(model)
     rows = [("layer", "output shape", "parameters", "multiply-adds")]
@@ -149,10 +159,15 @@ def summary(args):
 
 def plot(args):
     """Draws a genotype or a network."""
+    from keras_nasnet.canvas import picture_path
+    from keras_nasnet.genotypes import Genotype
+    from keras_nasnet.visualize import plot_cell
+    from keras_nasnet.visualize import plot_network
+
     # Before a network is built for nothing.
     path = picture_path(args.out)
     loaded = _load(args.network)
-    if isinstance(loaded, genotypes.Genotype):
+    if isinstance(loaded, Genotype):
         plot_cell(loaded, path)
     else:
         plot_network(loaded, path)
@@ -161,16 +176,12 @@ def plot(args):
 
 def predict(args):
     """Classifies image files, each on its own."""
-    model = load_classifier(args.model)
-    infer = compile_inference(model, batch_size=1) if args.fast else None
+    classify = _classifier(args)
     failed = 0
     for path in args.images:
         answer = {"image": path}
         try:
-            answer["predictions"] = [
-                prediction._asdict()
-                for prediction in predict_image(model, path, args.top, infer)
-            ]
+            answer["predictions"] = [p._asdict() for p in classify(path)]
         except ValueError as error:
             answer["error"] = str(error)
             failed += 1
@@ -181,13 +192,72 @@ def predict(args):
     return 1 if failed else 0
 
 
+def _classifier(args):
+    """Returns a function from the path of an image to its predictions."""
+    if args.model.endswith(".tflite"):
+        model = LiteModel(args.model, os.cpu_count())
+        return lambda path: model.classify(path, args.top)
+    from keras_nasnet.compiled import compile_inference
+    from keras_nasnet.inference import load_classifier
+    from keras_nasnet.inference import predict
+
+    model = load_classifier(args.model)
+    infer = compile_inference(model, batch_size=1) if args.fast else None
+    return lambda path: predict(model, path, args.top, infer)
+
+
 def export(args):
-    """Writes a network for servers."""
+    """Writes a network for phones or servers."""
+    import keras_nasnet
+    from keras_nasnet.inference import load_classifier
+
+    if args.out.endswith(".tflite"):
+        keras_nasnet.export_tflite(
+            load_classifier(args.network),
+            args.out,
+            args.quantization,
+            representative_data=args.data,
+            labels=args.labels,
+            io_dtype=args.io_dtype,
+        )
+        return
+    if args.quantization or args.data or args.labels:
+        raise ValueError(
+            "--quantization, --data and --labels are for files that end in "
+            f".tflite. Received: --out {args.out}"
+        )
     model = load_classifier(args.network)
-    difference = export_model(model, args.out)
-    print(
-        f"Wrote {args.out}. Largest difference of an output: {difference:.1e}"
-    )
+    difference = keras_nasnet.export(model, args.out)
+    print(f"Wrote {args.out}. Outputs differ by {difference:.1e} at most.")
+
+
+def benchmark(args):
+    """Times TensorFlow Lite files, and compares them with the first one."""
+    models = {
+        (path, threads): LiteModel(path, threads)
+        for threads in args.threads
+        for path in args.files
+    }
+    times = {key: [] for key in models}
+    # In turns, so that whatever else the machine does meets all alike.
+    for _ in range(args.runs):
+        for key, model in models.items():
+            times[key] += model.benchmark(1)
+    rows = [("file", "threads", "median", "ratio", "partitions", "MB")]
+    for (path, threads), model in models.items():
+        median = statistics.median(times[path, threads])
+        first = statistics.median(times[args.files[0], threads])
+        rows.append(
+            (
+                path,
+                str(threads),
+                f"{1e3 * median:.2f} ms",
+                f"{median / first:.2f}",
+                str(model.partitions()),
+                f"{os.path.getsize(path) / 1e6:.2f}",
+            )
+        )
+    _print_table(rows)
 
 
 def _print_answer(answer):
@@ -259,7 +329,7 @@ def _parser():
     command = _add_command(
         commands,
         export,
-        "write a network for servers",
+        "write a network for phones or servers",
         EXPORT_DESCRIPTION,
         EXPORT_EXAMPLES,
     )
@@ -268,7 +338,48 @@ def _parser():
         "--out",
         required=True,
         metavar="PATH",
-        help="what to write: FILE.onnx, or the folder of a SavedModel",
+        help="what to write: FILE.tflite, FILE.onnx, or the folder of a "
+        "SavedModel",
+    )
+    command.add_argument(
+        "--quantization",
+        choices=list(QUANTIZATIONS),
+        help="how to make a FILE.tflite smaller (default: not at all)",
+    )
+    command.add_argument(
+        "--data",
+        metavar="FOLDER",
+        help="images to quantise and compare a FILE.tflite with",
+    )
+    command.add_argument(
+        "--labels",
+        metavar="FILE",
+        help="names of the classes, one in each line (default: the model's)",
+    )
+    command.add_argument(
+        "--io-dtype",
+        choices=["float32", "uint8"],
+        default="float32",
+        help="what an int8 file takes and returns (default: float32)",
+    )
+
+    command = _add_command(
+        commands,
+        benchmark,
+        "time exported files",
+        BENCHMARK_DESCRIPTION,
+        BENCHMARK_EXAMPLES,
+    )
+    command.add_argument("files", nargs="+", metavar="FILE.tflite")
+    command.add_argument(
+        "--threads",
+        type=int,
+        nargs="+",
+        default=[1],
+        help="numbers of threads (default: 1)",
+    )
+    command.add_argument(
+        "--runs", type=int, default=50, help="calls of each (default: 50)"
     )
 
     command = _add_command(
@@ -303,11 +414,15 @@ def _add_command(commands, run, summary, description, examples):
 
 def _load(network, size=None):
     """Returns the model or the genotype that the user named."""
+    import keras_nasnet
+    from keras_nasnet import genotypes
+
     if network == "nasnet-a":
         return genotypes.NASNET_A
     if network in MODELS:
         shape = size and (*size, 3)
-        return MODELS[network](input_shape=shape, weights=None)
+        factory = getattr(keras_nasnet, MODELS[network])
+        return factory(input_shape=shape, weights=None)
     extension = os.path.splitext(network)[1]
     if extension not in (".keras", ".json"):
         raise ValueError(
@@ -322,6 +437,10 @@ def _load(network, size=None):
 
 
 def _load_model(path, size):
+    import keras
+
+    from keras_nasnet.inference import load_model
+
     model = load_model(path)
     if size is None:
         return model
@@ -333,8 +452,10 @@ def _load_model(path, size):
 
 def _like_mobile(genotype, size):
     """Puts a genotype where NASNet-A stands in NASNet-A Mobile."""
+    from keras_nasnet.nasnet import NASNet
+
     first_stack = 44
-    return nasnet.NASNet(
+    return NASNet(
         input_shape=size and (*size, 3),
         genotype=genotype,
         num_cells=4,

@@ -5,6 +5,7 @@ import numpy as np
 
 from keras_nasnet.chain import head_dtype
 from keras_nasnet.classifier import Classifier
+from keras_nasnet.delegation import border_factor
 from keras_nasnet.graph import Node
 from keras_nasnet.graph import in_order
 from keras_nasnet.operations import Pool2D
@@ -187,6 +188,13 @@ class _Emitter:
         factor = node.weights["factor"]
         if np.all(factor == factor[0]):
             factor = factor[0]
+        return self.layer("Rescaling", node, x, factor.tolist())
+
+    def border(self, node, x, size, strides):
+        """Corrects averages at the image border that counted zeros."""
+        (before,) = node.inputs  # the convolution that took the averages
+        height, width = self.tensors[before.inputs[0]].shape[1:3]
+        factor = border_factor(height, width, size, strides)
         return self.layer("Rescaling", node, x, factor.tolist())
 
     def rescale(self, node, x, scale, offset):

@@ -13,6 +13,7 @@ Operations and the attributes and weights that they have:
     relu, add, concat, flatten
     scale       factor, a positive number for each channel
     rescale     scale, offset
+    border      size, strides: what makes averages over zeros, too, right
     opaque      operation, args, kwargs: any Keras operation, kept as it is
     item        index: one of the outputs of an opaque operation
 """

@@ -1,12 +1,12 @@
 """Classifies image files and says the answers in words."""
 
 import os
-from typing import NamedTuple
 
 import keras
 import numpy as np
 
-from keras_nasnet import images
+from keras_nasnet.answers import best
+from keras_nasnet.answers import read_pixels
 from keras_nasnet.cells import Stem
 from keras_nasnet.classifier import Classifier
 from keras_nasnet.names import PREDICTIONS_LAYER
@@ -16,23 +16,12 @@ from keras_nasnet.nasnet import NASNetTiny
 from keras_nasnet.preprocessing import imagenet_classes
 from keras_nasnet.preprocessing import preprocess_input
 
-# Networks for images this small see the whole image; for larger ones the
-# border is cut off, as in the evaluation of the published networks.
-SMALL_IMAGE = 64
-
 # Networks with trained weights.
 PRETRAINED = {
     "tiny": NASNetTiny,
     "mobile": NASNetMobile,
     "large": NASNetLarge,
 }
-
-
-class Prediction(NamedTuple):
-    """A class and how likely it is."""
-
-    name: str
-    probability: float
 
 
 def predict(model, path, top=5, infer=None):
@@ -61,8 +50,7 @@ def predict(model, path, top=5, infer=None):
     """
     names = class_names(model)
     size = tuple(n or default_size(model) for n in model.input_shape[1:3])
-    crop = 1.0 if max(size) <= SMALL_IMAGE else 0.875
-    pixels = images.load_image(path, size, crop)[None]
+    pixels = read_pixels(path, size)
     if not takes_pixels(model):
         pixels = preprocess_input(pixels)
     scores = (infer or model.predict_on_batch)(pixels)
@@ -72,8 +60,7 @@ def predict(model, path, top=5, infer=None):
     if keras.activations.serialize(head(model).activation) == "linear":
         scores = np.exp(scores - scores.max())
         scores /= scores.sum()
-    best = np.argsort(-scores, kind="stable")[:top]
-    return [Prediction(names[i], float(scores[i])) for i in best]
+    return best(scores, names, top)
 
 
 def load_classifier(network):
@@ -144,4 +131,8 @@ def default_size(model):
 
 def takes_pixels(model):
     """Whether a model scales pixels in [0, 255] itself."""
-    return any(isinstance(la, keras.layers.Rescaling) for la in model.layers)
+    images = {id(tensor) for tensor in model.inputs}
+    return any(
+        isinstance(la, keras.layers.Rescaling) and id(la.input) in images
+        for la in model.layers
+    )

@@ -6,6 +6,7 @@ import pytest
 
 import keras_nasnet
 from keras_nasnet import exporting
+from keras_nasnet.cli import main
 from tests.networks import images
 from tests.networks import randomize
 from tests.networks import relative_difference
@@ -81,3 +82,15 @@ def test_missing_package(model, tmp_path, monkeypatch):
     )
     with pytest.raises(ImportError, match=r"pip install keras_nasnet\["):
         keras_nasnet.export(model, str(tmp_path / "model.onnx"))
+
+
+def test_command(tmp_path, capsys):
+    path = tmp_path / "tiny"
+    assert main(["export", "tiny", "--out", str(path)]) == 0
+    assert f"Wrote {path}." in capsys.readouterr().out
+    x = images(2, 32, 32, 3)
+    loaded = tf.saved_model.load(path)
+    expected = run(keras_nasnet.NASNetTiny(), x)
+    assert relative_difference(loaded.serve(x), expected) < 1e-4
+    assert main(["export", "tiny", "--out", str(path)]) == 2
+    assert "must not exist yet" in capsys.readouterr().err

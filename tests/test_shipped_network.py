@@ -221,7 +221,8 @@ def test_predict_asks_it(capsys, network):
         p.name for p in expected
     ]
     assert set(p.name for p in expected) < set(CLASSES)
-    assert main(["predict", CAT, "--model", "tiny"]) == 0
+    assert main(["predict", CAT, "--model", "tiny", "--fast"]) == 0
+    assert capsys.readouterr().out.splitlines() == [image, *answers]
 
 
 def test_classes_of_cifar10(cifar10_dir):
@@ -241,6 +242,18 @@ def test_accuracy(network, cifar10_dir):
     accuracy = evaluate.evaluate(network, batches, split.count)
     # Three standard errors of 1000 images.
     assert accuracy.top_1 == pytest.approx(RECORD.measured, abs=3)
+
+
+def test_fused_network_answers_alike(network, cifar10_dir):
+    datasets = pytest.importorskip("training.datasets")
+    pytest.importorskip("tensorflow_datasets")
+    split = datasets.load("cifar10", "test", str(cifar10_dir))
+    batches = datasets.cifar_eval(split.dataset, 100)
+    expected = network.predict(batches, verbose=0)
+    found = keras_nasnet.fuse(network).predict(batches, verbose=0)
+    assert len(expected) == split.count == 10000
+    np.testing.assert_array_equal(found.argmax(1), expected.argmax(1))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def drawing(kind, rng):

@@ -7,16 +7,18 @@ Run:
 """
 
 import dataclasses
+import os
 
 import keras
 import numpy as np
 from absl import app
 from absl import flags
 
-from keras_nasnet.inference import SMALL_IMAGE
+from keras_nasnet.answers import SMALL_IMAGE
 from keras_nasnet.inference import default_size
 from keras_nasnet.inference import load_classifier
 from keras_nasnet.inference import takes_pixels
+from keras_nasnet.litert import LiteModel
 from keras_nasnet.names import PREDICTIONS_LAYER
 from training import checkpoints
 from training import datasets
@@ -25,7 +27,9 @@ FLAGS = flags.FLAGS
 
 
 def define_flags():
-    flags.DEFINE_string("model", None, "tiny, mobile, large, or .keras file.")
+    flags.DEFINE_string(
+        "model", None, "tiny, mobile, large, .keras or .tflite file."
+    )
     flags.DEFINE_string("dataset", None, "tfds data set or folder of images.")
     flags.DEFINE_string("split", "test", "tfds split; a folder has only one.")
     flags.DEFINE_string("data_dir", None, "Folder of prepared tfds data sets.")
@@ -57,7 +61,7 @@ def evaluate(model, dataset, images=None):
 
     Args:
         model: A Keras model that returns a score for every class, perhaps
-            with an auxiliary head.
+            with an auxiliary head; or a `keras_nasnet.litert.LiteModel`.
         dataset: `tf.data.Dataset` of batches (images, labels), prepared as
             the model expects them.
         images: Optional number of images, for the progress bar.
@@ -86,21 +90,28 @@ def _as_pixels(images, labels):
 
 
 def main(_):
-    model = load_classifier(FLAGS.model)
+    if FLAGS.model.endswith(".tflite"):
+        model = LiteModel(FLAGS.model, os.cpu_count())
+        classes = model.output_shape[-1]
+        wants_pixels = model.normalization == (0, 1)
+    else:
+        model = load_classifier(FLAGS.model)
+        classes = model.outputs[0].shape[-1]
+        wants_pixels = takes_pixels(model)
     split = datasets.load(FLAGS.dataset, FLAGS.split, FLAGS.data_dir)
-    classes = model.outputs[0].shape[-1]
     if classes != len(split.class_names):
         raise ValueError(
             f"--model must know the {len(split.class_names)} classes of "
             f"--dataset. {FLAGS.model} knows {classes}."
         )
+    # Files for phones have a known size.
     size = model.input_shape[1] or default_size(model)
     pipeline = "cifar" if size <= SMALL_IMAGE else "inception"
     _, prepare = datasets.PIPELINES[pipeline]
     batches = prepare(
         split.dataset, FLAGS.batch_size, image_size=size, whiten=FLAGS.whiten
     )
-    if takes_pixels(model):
+    if wants_pixels:
         batches = batches.map(_as_pixels)
     accuracy = evaluate(model, batches, split.count)
     print(accuracy)

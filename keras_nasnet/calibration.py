@@ -1,0 +1,96 @@
+"""Images to measure the ranges of activations on, in whatever form."""
+
+import os
+
+import numpy as np
+
+from keras_nasnet.answers import read_pixels
+from keras_nasnet.inference import takes_pixels
+from keras_nasnet.preprocessing import preprocess_input
+
+EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
+
+
+def value_range(model):
+    """Returns the smallest and largest value of images for a model."""
+    return (0.0, 255.0) if takes_pixels(model) else (-1.0, 1.0)
+
+
+def read_images(data, model, count):
+    """Reads images for a model.
+
+    Args:
+        data: An array; a `tf.data.Dataset` or another iterable of images or
+            batches, with or without labels; or the path of a folder.
+        model: The model, which takes images of a known size.
+        count: Integer, number of images to read at most.
+
+    Returns:
+        A float32 array `(images, height, width, channels)`.
+
+    Raises:
+        ValueError: If there are no images, or if they are of another size or
+            range than the model takes.
+    """
+    if isinstance(data, (str, os.PathLike)):
+        images = _read_folder(data, model, count)
+    elif hasattr(data, "shape"):
+        images = np.asarray(data[:count])
+    else:
+        images = _take(data, count)
+    shape = tuple(model.input_shape[1:])
+    if not len(images) or images.shape[1:] != shape:
+        raise ValueError(
+            "`representative_data` must be images of shape "
+            f"{('images', *shape)}. Received: shape {images.shape}"
+        )
+    images = images.astype("float32")
+    low, high = value_range(model)
+    slack = 0.01 * (high - low)
+    found = float(images.min()), float(images.max())
+    is_outside = found[0] < low - slack or found[1] > high + slack
+    # Pixels that someone scaled for a model that scales them itself.
+    is_scaled = high > 1 and found[1] <= 1
+    if not np.isfinite(found).all() or is_outside or is_scaled:
+        raise ValueError(
+            "`representative_data` must be scaled as for the model, to "
+            f"[{low:g}, {high:g}]"
+            + ("" if high > 1 else " (see `keras_nasnet.preprocess_input`)")
+            + f". Received: values from {found[0]:g} to {found[1]:g}"
+        )
+    return images
+
+
+def _take(data, count):
+    images = []
+    for element in data:
+        if isinstance(element, (tuple, list)):
+            element = element[0]
+        element = np.asarray(element)
+        images += list(element if element.ndim == 4 else [element])
+        if len(images) >= count:
+            break
+    if len({image.shape for image in images}) > 1:
+        raise ValueError(
+            "`representative_data` must be images of one size. Received: "
+            f"shapes {sorted({image.shape for image in images})}"
+        )
+    return np.array(images[:count])
+
+
+def _read_folder(folder, model, count):
+    paths = sorted(
+        os.path.join(root, name)
+        for root, _, names in os.walk(folder)
+        for name in names
+        if name.lower().endswith(EXTENSIONS)
+    )
+    if not paths:
+        raise ValueError(
+            f"`representative_data`: there are no images in {str(folder)!r}"
+        )
+    # From all over the folder, which often has a subfolder for each class.
+    chosen = np.linspace(0, len(paths) - 1, min(count, len(paths)))
+    size = model.input_shape[1:3]
+    images = np.concatenate([read_pixels(paths[int(i)], size) for i in chosen])
+    return images if takes_pixels(model) else preprocess_input(images)

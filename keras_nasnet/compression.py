@@ -1,0 +1,186 @@
+"""Compression with training, by tensorflow-model-optimization.
+
+tensorflow-model-optimization works on models of `tf_keras`, so a network is
+lowered to a twin there, with its batch norms, trained with `tf_keras`' own
+`fit`, and brought back.
+"""
+
+import importlib.util
+
+import keras
+import numpy as np
+
+from keras_nasnet.delegation import delegable
+from keras_nasnet.emission import emit
+from keras_nasnet.lowering import simplify
+from keras_nasnet.lowering import trace
+
+
+def quantization_aware(model):
+    """Returns a twin that trains with the rounding of 8-bit integers.
+
+    Train it for some epochs at a small learning rate, then pass it to
+    `keras_nasnet.export_tflite` with `quantization="int8"`.
+
+    Args:
+        model: A functional model with cells of this package.
+
+    Returns:
+        A `tf_keras` model to compile and fit.
+
+    Raises:
+        ImportError: If tensorflow-model-optimization is missing.
+
+    Example:
+
+    ```python
+    twin = compression.quantization_aware(keras_nasnet.NASNetTiny())
+    twin.compile(
+        tf_keras.optimizers.SGD(1e-3), "sparse_categorical_crossentropy"
+    )
+    twin.fit(images, labels)
+    keras_nasnet.export_tflite(
+        twin, "tiny.tflite", "int8", representative_data=images
+    )
+    ```
+    """
+    tfmot, tf_keras = _libraries()
+    from tensorflow_model_optimization.python.core.quantization.keras import (
+        default_8bit,
+    )
+
+    quantization = tfmot.quantization.keras
+    configs = default_8bit.default_8bit_quantize_configs
+    twin = _twin(model, integer=True)
+
+    def annotate(layer):
+        # tfmot does not know this one. It only multiplies by a constant, so
+        # its output is all there is to round.
+        if isinstance(layer, tf_keras.layers.Rescaling):
+            return quantization.quantize_annotate_layer(
+                layer, configs.Default8BitOutputQuantizeConfig()
+            )
+        return layer
+
+    # Annotating everything keeps the annotations that are there.
+    annotated = quantization.quantize_annotate_model(
+        tf_keras.models.clone_model(twin, clone_function=annotate)
+    )
+    with quantization.quantize_scope():
+        quantized = quantization.quantize_apply(annotated)
+    _copy_by_name(twin, quantized)
+    return quantized
+
+
+def prune(model, schedule):
+    """Returns a twin in which more and more weights become zero.
+
+    Fit it with the callback `tfmot.sparsity.keras.UpdatePruningStep()`, then
+    call `restore()`.
+
+    Args:
+        model: A functional model with cells of this package.
+        schedule: A schedule of `tfmot.sparsity.keras`, such as
+            `ConstantSparsity(0.5, begin_step=0)`.
+
+    Returns:
+        A `tf_keras` model to compile and fit.
+
+    Raises:
+        ImportError: If tensorflow-model-optimization is missing.
+    """
+    tfmot, _ = _libraries()
+    return tfmot.sparsity.keras.prune_low_magnitude(
+        _twin(model), pruning_schedule=schedule
+    )
+
+
+def cluster(model, clusters):
+    """Returns a twin whose kernels have few different weights.
+
+    A file of such weights compresses well. Fit the twin, then call
+    `restore()`.
+
+    Args:
+        model: A functional model with cells of this package.
+        clusters: Integer, number of different weights in each kernel.
+
+    Returns:
+        A `tf_keras` model to compile and fit.
+
+    Raises:
+        ImportError: If tensorflow-model-optimization is missing.
+    """
+    tfmot, _ = _libraries()
+    clustering = tfmot.clustering.keras
+    return clustering.cluster_weights(
+        _twin(model),
+        number_of_clusters=clusters,
+        cluster_centroids_init=(
+            clustering.CentroidInitialization.KMEANS_PLUS_PLUS
+        ),
+    )
+
+
+def restore(compressed, model):
+    """Brings the weights of a pruned or clustered twin back to Keras 3.
+
+    Args:
+        compressed: What `prune()` or `cluster()` returned, trained.
+        model: The model that was passed to them.
+
+    Returns:
+        A Keras 3 model of standard layers with the twin's weights, which
+        `keras_nasnet.export_tflite` takes.
+    """
+    tfmot, _ = _libraries()
+    stripped = tfmot.sparsity.keras.strip_pruning(
+        tfmot.clustering.keras.strip_clustering(compressed)
+    )
+    restored = _twin(model, library=keras)
+    theirs = {layer.name: layer for layer in stripped.layers}
+    for layer in restored.layers:
+        if layer.weights:
+            layer.set_weights(theirs[layer.name].get_weights())
+    return restored
+
+
+def _libraries():
+    if not importlib.util.find_spec("tensorflow_model_optimization"):
+        raise ImportError(
+            "Compression needs tensorflow-model-optimization and tf_keras: "
+            'pip install "keras_nasnet[compression]"'
+        )
+    import tensorflow_model_optimization as tfmot
+    import tf_keras
+
+    return tfmot, tf_keras
+
+
+def _twin(model, integer=False, library=None):
+    """Lowers a model to standard layers with batch norms."""
+    inputs, outputs = trace(model)
+    outputs = simplify(outputs, keep_norms=True)
+    outputs = delegable(outputs, integer)
+    return emit(inputs, outputs, like=model, library=library or _libraries()[1])
+
+
+def _copy_by_name(source, target):
+    """Copies weights to layers that tfmot wrapped under other names."""
+    theirs = {layer.name: layer for layer in source.layers}
+    for wrapper in target.layers:
+        layer = getattr(wrapper, "layer", wrapper)
+        original = theirs.get(layer.name)
+        if original is None or not original.weights:
+            continue
+        values = {
+            _short(w): v
+            for w, v in zip(original.weights, original.get_weights())
+        }
+        for weight in layer.weights:
+            if _short(weight) in values:
+                weight.assign(np.reshape(values[_short(weight)], weight.shape))
+
+
+def _short(weight):
+    return weight.name.rsplit("/", 1)[-1].split(":")[0]

@@ -1,0 +1,135 @@
+"""Rewrites after which phones run a whole network in XNNPACK.
+
+TensorFlow Lite hands a network to XNNPACK in pieces: wherever it meets an
+operation that XNNPACK does not take, the piece ends, and data is copied out
+and in. These rewrites avoid such operations.
+"""
+
+import numpy as np
+
+from keras_nasnet.graph import rewrite
+
+# The longest concatenation that XNNPACK takes.
+CONCAT_INPUTS = 4
+
+
+def delegable(outputs, integer=False):
+    """Rewrites a simplified graph for XNNPACK.
+
+    Args:
+        outputs: List of `Node`s.
+        integer: Whether the network will compute in integers, for which
+            XNNPACK has neither average pools nor ReLUs of their own.
+
+    Returns:
+        A list of `Node`s.
+    """
+    outputs = split_concats(outputs)
+    if integer:
+        outputs = convolve_average_pools(outputs)
+        outputs = convolve_relus(outputs)
+    return outputs
+
+
+def split_concats(outputs):
+    """Nests concatenations of more inputs than XNNPACK takes."""
+
+    def visit(node, inputs):
+        if node.op != "concat":
+            return None
+        depth = 0
+        while len(inputs) > CONCAT_INPUTS:
+            # As few parts as possible are copied twice.
+            count = min(CONCAT_INPUTS, len(inputs) - CONCAT_INPUTS + 1)
+            head = node.replace(
+                inputs=inputs[:count],
+                channels=sum(n.channels for n in inputs[:count]),
+                name=f"{node.name}_part_{depth}",
+            )
+            inputs = (head, *inputs[count:])
+            depth += 1
+        return node.replace(inputs=inputs)
+
+    return rewrite(outputs, visit)
+
+
+def convolve_average_pools(outputs):
+    """Writes average pools as depthwise convolutions."""
+
+    def visit(node, inputs):
+        if node.op != "pool" or node.attributes["mode"] != "average":
+            return None
+        size, strides = node.attributes["size"], node.attributes["strides"]
+        padding = node.attributes["padding"]
+        kernel = np.full((size, size, node.channels, 1), size**-2, "float32")
+        convolution = _depthwise(
+            node,
+            inputs,
+            kernel,
+            strides=strides,
+            # Then it pads exactly like a pool that counts zeros.
+            padding="valid" if padding == "valid" else "same",
+        )
+        if padding != "same":
+            return convolution
+        return node.replace(
+            op="border",
+            inputs=(convolution.replace(name=f"{node.name}_sums"),),
+            attributes={"size": size, "strides": strides},
+        )
+
+    return rewrite(outputs, visit)
+
+
+def convolve_relus(outputs):
+    """Writes ReLUs as depthwise 1x1 convolutions that apply one."""
+
+    def visit(node, inputs):
+        if node.op != "relu":
+            return None
+        kernel = np.ones((1, 1, node.channels, 1), "float32")
+        return _depthwise(node, inputs, kernel, activation="relu")
+
+    return rewrite(outputs, visit)
+
+
+def border_factor(height, width, size, strides):
+    """Returns by how much counting zeros makes an average too small.
+
+    Args:
+        height: Integer, rows of the image that the pool reads.
+        width: Integer, its columns.
+        size: Integer, side of the window.
+        strides: Integer.
+
+    Returns:
+        An array `(rows, columns, 1)` for the pooled image.
+    """
+    rows, columns = (
+        size / _counts(length, size, strides) for length in (height, width)
+    )
+    return np.outer(rows, columns)[..., None].astype("float32")
+
+
+def _counts(length, size, strides):
+    """Returns how many places of each window are inside the image."""
+    outputs = -(-length // strides)
+    padding = max((outputs - 1) * strides + size - length, 0)
+    starts = np.arange(outputs) * strides - padding // 2
+    return np.minimum(starts + size, length) - np.maximum(starts, 0)
+
+
+def _depthwise(
+    node, inputs, kernel, strides=1, padding="same", activation=None
+):
+    return node.replace(
+        op="depthwise",
+        inputs=inputs,
+        attributes={
+            "strides": (strides, strides),
+            "padding": padding,
+            "dilation_rate": (1, 1),
+            "activation": activation,
+        },
+        weights={"kernel": kernel, "bias": np.zeros(node.channels, "float32")},
+    )

@@ -1,0 +1,86 @@
+"""Rewrites for XNNPACK change what is computed with, not what is computed."""
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import Phase
+from hypothesis import given
+from hypothesis import settings
+
+from keras_nasnet import Genotype
+from keras_nasnet.delegation import border_factor
+from keras_nasnet.delegation import delegable
+from keras_nasnet.emission import emit
+from keras_nasnet.graph import in_order
+from keras_nasnet.lowering import simplify
+from keras_nasnet.lowering import trace
+from tests.networks import ALL_OPERATIONS
+from tests.networks import images
+from tests.networks import randomize
+from tests.networks import relative_difference
+from tests.networks import run
+from tests.networks import small_network
+from tests.test_random_genotypes import REPRODUCIBLE
+from tests.test_random_genotypes import genotypes
+from tests.test_random_genotypes import tiny_network
+
+
+def lowered(model, integer):
+    inputs, outputs = trace(model)
+    outputs = delegable(simplify(outputs), integer)
+    return outputs, emit(inputs, outputs, like=model)
+
+
+@pytest.mark.parametrize("integer", [False, True])
+@pytest.mark.parametrize("pool_padding", ["zero", "same"])
+def test_network_of_all_operations(integer, pool_padding):
+    # Odd and even sizes, and all pools at stride 1 and 2.
+    model = small_network(
+        (33, 30, 3), genotype=ALL_OPERATIONS, pool_padding=pool_padding
+    )
+    randomize(model)
+    outputs, flat = lowered(model, integer)
+    x = images(2, 33, 30, 3)
+    assert relative_difference(run(flat, x), run(model, x)) < 1e-4
+    nodes = in_order(outputs)
+    assert max(len(n.inputs) for n in nodes if n.op == "concat") == 4
+    if integer:
+        assert "relu" not in {node.op for node in nodes}
+        pools = [n.attributes["mode"] for n in nodes if n.op == "pool"]
+        assert set(pools) == {"max"}
+
+
+@settings(REPRODUCIBLE, max_examples=10, phases=[Phase.generate])
+@given(genotypes())
+def test_network_of_random_genotype(data):
+    model = randomize(tiny_network(Genotype.from_dict(data)))
+    _, flat = lowered(model, integer=True)
+    x = images(2, 9, 12, 3)
+    assert relative_difference(run(flat, x), run(model, x)) < 1e-4
+
+
+def test_auxiliary_head():
+    # Its pool does not pad.
+    model = randomize(small_network(aux_head=True))
+    _, flat = lowered(model, integer=True)
+    x = images(2, 32, 32, 3)
+    expected = run(model, x)
+    for name, outputs in run(flat, x).items():
+        assert relative_difference(outputs, expected[name]) < 1e-4
+
+
+@pytest.mark.parametrize("strides", [1, 2])
+@pytest.mark.parametrize("size", [3, 5])
+@pytest.mark.parametrize("shape", [(4, 7), (5, 6), (1, 2)])
+def test_border_factor(shape, size, strides):
+    x = images(1, *shape, 1)
+    mean = keras.ops.average_pool(x, size, strides, padding="same")
+    # What TensorFlow puts before and behind the image.
+    pads = []
+    for n in shape:
+        total = max((-(-n // strides) - 1) * strides + size - n, 0)
+        pads.append((total // 2, total - total // 2))
+    padded = np.pad(x, [(0, 0), *pads, (0, 0)])
+    sums = keras.ops.average_pool(padded, size, strides, padding="valid")
+    factor = border_factor(*shape, size, strides)
+    np.testing.assert_allclose(sums * factor, mean, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,363 @@
+"""Files for phones: exact, in one piece, described, and refused if wrong."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import venv
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import keras_nasnet
+from keras_nasnet import calibration
+from keras_nasnet import conversion
+from keras_nasnet import export_tflite
+from keras_nasnet import metadata
+from keras_nasnet import tflite
+from keras_nasnet.cli import main
+from tests.conftest import ROOT
+from tests.networks import ALL_OPERATIONS
+from tests.networks import images
+from tests.networks import randomize
+from tests.networks import relative_difference
+from tests.networks import run
+from tests.networks import small_network
+
+pytest.importorskip("tensorflow")
+pytest.importorskip("ai_edge_litert")
+from keras_nasnet.litert import LiteModel  # noqa: E402
+
+CAT = str(ROOT / "examples" / "images" / "cat.jpg")
+LABELS = [f"class no. {i}" for i in range(10)]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return randomize(small_network(class_names=LABELS))
+
+
+@pytest.fixture(scope="module")
+def files(model, tmp_path_factory):
+    """A float file and an integer one, with their reports."""
+    folder = tmp_path_factory.mktemp("files")
+    x = images(40, 32, 32, 3).clip(-1, 1)
+    return {
+        quantization: export_tflite(
+            model,
+            folder / f"{quantization}.tflite",
+            quantization,
+            representative_data=x,
+            io_dtype=io_dtype,
+            # Random weights do not survive rounding well.
+            min_agreement=minimum,
+            verbose=False,
+        )
+        for quantization, io_dtype, minimum in [
+            (None, "float32", 1),
+            ("int8", "uint8", 0.5),
+        ]
+    }
+
+
+class TestFloatFile:
+    def test_report(self, files):
+        report = files[None]
+        assert report.partitions == 1
+        assert report.agreement == 1
+        assert report.max_difference < 1e-5
+        assert report.images == 40
+        assert report.size == os.path.getsize(report.path)
+        assert report.operators["CONV_2D"] > 20
+        assert report.latency > 0
+        assert "1 partition(s)" in str(report)
+        assert "float32" in str(report)
+
+    def test_outputs(self, files, model):
+        x = images(3, 32, 32, 3, seed=1)
+        outputs = LiteModel(files[None].path).predict_on_batch(x)
+        assert relative_difference(outputs, run(model, x)) < 1e-5
+
+    def test_metadata(self, files, model):
+        found = metadata.read(files[None].path)
+        assert found == (LABELS, (127.5, 127.5), model.name, "Apache-2.0")
+
+    def test_predict_command(self, files, capsys, model):
+        assert main(["predict", CAT, "--model", files[None].path]) == 0
+        answers = capsys.readouterr().out.splitlines()[1:]
+        expected = keras_nasnet.predict(model, CAT)
+        assert [a.split("%")[1].strip() for a in answers] == [
+            p.name for p in expected
+        ]
+
+    def test_without_keras(self, files, tmp_path):
+        """The file runs where neither Keras nor TensorFlow can be imported."""
+        for name in ("keras", "tensorflow"):
+            (tmp_path / f"{name}.py").write_text("raise ImportError('none')")
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "keras_nasnet",
+                "predict",
+                CAT,
+                "--json",
+                f"--model={files[None].path}",
+            ],
+            env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        answer = json.loads(done.stdout)
+        assert answer["predictions"][0]["name"] in LABELS
+
+
+class TestIntegerFile:
+    def test_report(self, files):
+        report = files["int8"]
+        assert report.partitions <= 2
+        assert not {"RELU", "AVERAGE_POOL_2D"} & set(report.operators)
+        assert report.size < 0.6 * files[None].size
+
+    def test_inputs_and_outputs(self, files, model):
+        file = LiteModel(files["int8"].path)
+        assert file.input_dtype == "uint8"
+        x = images(40, 32, 32, 3).clip(-1, 1)
+        outputs = file.predict_on_batch(x)
+        # Probabilities in steps of 1/256.
+        assert set(np.unique(outputs * 256) % 1) == {0}
+        assert np.abs(outputs - run(model, x)).mean() < 0.05
+
+    def test_benchmark_command(self, files, capsys):
+        paths = [files[q].path for q in (None, "int8")]
+        command = ["benchmark", *paths, "--threads", "1", "2", "--runs", "2"]
+        assert main(command) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) == 5
+        assert lines[1].split()[1:2] == ["1"]
+        assert lines[1].split()[-3:-1] == ["1.00", "1"]
+
+
+@pytest.mark.parametrize("quantization", ["float16", "weight_only_int8"])
+def test_small_float_files(model, files, quantization, tmp_path):
+    if quantization == "weight_only_int8":
+        pytest.importorskip("ai_edge_quantizer")
+    report = export_tflite(
+        model, tmp_path / "x.tflite", quantization, verbose=False
+    )
+    assert report.size < 0.75 * files[None].size
+    assert metadata.read(report.path).labels == LABELS
+    x = images(8, 32, 32, 3)
+    outputs = LiteModel(report.path).predict_on_batch(x)
+    assert 0 < np.abs(outputs - run(model, x)).max() < 0.2
+
+
+@pytest.mark.parametrize("quantization", [None, "int8"])
+def test_all_operations(quantization, tmp_path):
+    model = randomize(
+        small_network(
+            (20, 17, 3),
+            genotype=ALL_OPERATIONS,
+            include_top=False,
+            features=["P0", "P1"],
+        )
+    )
+    report = export_tflite(
+        model,
+        tmp_path / "x.tflite",
+        quantization,
+        representative_data=images(20, 20, 17, 3).clip(-1, 1),
+        batch_size=2,
+        verbose=False,
+    )
+    assert report.agreement > (0.9 if quantization else 0.99999)
+    x = images(3, 20, 17, 3)
+    outputs = LiteModel(report.path).predict_on_batch(x)
+    for found, expected in zip(outputs, keras.tree.flatten(run(model, x))):
+        assert found.shape == expected.shape
+        if quantization is None:
+            assert relative_difference(found, expected) < 1e-4
+
+
+class TestMetadata:
+    def test_replaces_what_was_there(self, files):
+        content = pathlib.Path(files[None].path).read_bytes()
+        changed = metadata.write(content, "other", "", "MIT", (0.0, 1.0))
+        path = pathlib.Path(files[None].path).with_name("changed.tflite")
+        path.write_bytes(changed)
+        assert metadata.read(path) == (None, (0.0, 1.0), "other", "MIT")
+        x = images(1, 32, 32, 3)
+        np.testing.assert_array_equal(
+            LiteModel(path)(x), LiteModel(files[None].path)(x)
+        )
+
+    def test_file_without(self, files, tmp_path):
+        from ai_edge_litert import schema_py_generated as schema
+
+        content = pathlib.Path(files[None].path).read_bytes()
+        model = schema.ModelT.InitFromPackedBuf(content, 0)
+        model.metadata = None
+        import flatbuffers
+
+        builder = flatbuffers.Builder()
+        builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+        path = tmp_path / "bare.tflite"
+        path.write_bytes(builder.Output())
+        assert metadata.read(path) == metadata.Metadata()
+        with pytest.raises(ValueError, match="how images have to be scaled"):
+            LiteModel(path).classify(CAT)
+
+    def test_mediapipe(self, files, tmp_path):
+        python = mediapipe_python()
+        picture = tmp_path / "cat.png"
+        pixels = keras_nasnet.load_image(CAT, (32, 32), 1.0)
+        Image.fromarray(pixels).save(picture)
+        for report in files.values():
+            done = subprocess.run(
+                [
+                    python,
+                    ROOT / "tests" / "mediapipe_client.py",
+                    report.path,
+                    picture,
+                ],
+                capture_output=True,
+                text=True,
+            )
+            assert done.returncode == 0, done.stderr
+            (answers,) = json.loads(done.stdout)
+            expected = LiteModel(report.path).classify(picture, top=10)
+            scores = dict(answers)
+            assert set(scores) == set(LABELS)
+            # Kernels for integers differ.
+            tolerance = 1e-5 if report.quantization is None else 0.1
+            for name, probability in expected:
+                assert scores[name] == pytest.approx(probability, abs=tolerance)
+
+
+def mediapipe_python():
+    """Returns a Python with MediaPipe, whose needs exclude tfmot's."""
+    cache = os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")
+    folder = pathlib.Path(cache) / "keras_nasnet-mediapipe"
+    python = folder / "bin" / "python"
+    if not (folder / "complete").exists():
+        venv.create(folder, with_pip=True, clear=True)
+        done = subprocess.run([python, "-m", "pip", "install", "mediapipe"])
+        if done.returncode:
+            pytest.skip("mediapipe cannot be installed")
+        (folder / "complete").touch()
+    return python
+
+
+class TestImages:
+    def test_folder(self, model, tmp_path):
+        for i, name in enumerate(["a/1.png", "b/2.jpg", "b/3.png"]):
+            path = tmp_path / name
+            path.parent.mkdir(exist_ok=True)
+            Image.new("RGB", (40, 50), (i * 100, 0, 0)).save(path)
+        (tmp_path / "notes.txt").write_text("no image")
+        found = calibration.read_images(str(tmp_path), model, 10)
+        assert found.shape == (3, 32, 32, 3)
+        assert found.min() == -1
+        assert len(calibration.read_images(str(tmp_path), model, 2)) == 2
+
+    def test_data_set_with_labels(self, model):
+        import tensorflow as tf
+
+        x = images(10, 32, 32, 3).clip(-1, 1)
+        data = tf.data.Dataset.from_tensor_slices((x, np.arange(10)))
+        for given in (data, data.batch(4), list(x), x):
+            found = calibration.read_images(given, model, 6)
+            np.testing.assert_allclose(found, x[:6])
+
+    @pytest.mark.parametrize(
+        ("data", "message"),
+        [
+            (np.full((2, 32, 32, 3), 200.0), r"to \[-1, 1\] .*200"),
+            (np.full((2, 32, 32, 3), np.nan), "nan"),
+            (np.zeros((2, 16, 16, 3)), r"shape \('images', 32, 32, 3\)"),
+            (np.zeros((0, 32, 32, 3)), r"shape \(0, 32, 32, 3\)"),
+            ([np.zeros((8, 8, 3)), np.zeros((9, 8, 3))], "of one size"),
+            ("/nowhere", "there are no images in '/nowhere'"),
+        ],
+    )
+    def test_unusable(self, model, data, message):
+        with pytest.raises(ValueError, match=message):
+            calibration.read_images(data, model, 10)
+
+    def test_pixels_that_someone_scaled(self):
+        model = small_network(include_preprocessing=True)
+        with pytest.raises(ValueError, match=r"to \[0, 255\]"):
+            calibration.read_images(np.full((2, 32, 32, 3), 0.5), model, 10)
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"path": "x.lite"}, '`path` must end in ".tflite"'),
+            ({"path": "/nowhere/x.tflite"}, "folder that does not exist"),
+            ({"quantization": "int4"}, "`quantization` must be None or one of"),
+            ({"quantization": "int8"}, "needs `representative_data`"),
+            ({"io_dtype": "int8"}, "`io_dtype` must be"),
+            ({"io_dtype": "uint8"}, 'needs `quantization="int8"`'),
+            ({"batch_size": 0}, "`batch_size` must be a positive integer"),
+            ({"labels": ["one"]}, "name the 10 classes .* 1 labels"),
+        ],
+    )
+    def test_argument(self, model, tmp_path, monkeypatch, settings, message):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(ValueError, match=message):
+            export_tflite(model, **{"path": "x.tflite", **settings})
+        assert not list(tmp_path.iterdir())
+
+    def test_other_models(self, tmp_path):
+        image = keras.Input((8, 8, 3))
+        other = keras.Model(image, keras.layers.Conv2D(2, 3)(image))
+        with pytest.raises(ValueError, match="with cells of keras_nasnet"):
+            export_tflite(other, tmp_path / "x.tflite")
+        any_size = small_network((None, None, 3))
+        with pytest.raises(ValueError, match="of a known image size"):
+            export_tflite(any_size, tmp_path / "x.tflite")
+
+    def test_function_of_the_user(self, tmp_path):
+        model = small_network(classifier_activation=lambda x: x * 2)
+        with pytest.raises(ValueError, match="conversion .* failed"):
+            export_tflite(model, tmp_path / "x.tflite", verbose=False)
+        assert not list(tmp_path.iterdir())
+
+    def test_file_that_disagrees(self, model, files, tmp_path, monkeypatch):
+        other = randomize(small_network(class_names=LABELS), seed=5)
+        right = pathlib.Path(files[None].path).read_bytes()
+        monkeypatch.setattr(
+            conversion,
+            "convert_in_process",
+            lambda folder, out, **_: pathlib.Path(out).write_bytes(right),
+        )
+        with pytest.raises(ValueError, match="does not agree with the model"):
+            export_tflite(other, tmp_path / "x.tflite", verbose=False)
+        assert not list(tmp_path.iterdir())
+
+    def test_full_disk(self, model, files, tmp_path, monkeypatch):
+        def fail(*_):
+            raise OSError(28, "No space left on device")
+
+        right = pathlib.Path(files[None].path).read_bytes()
+        monkeypatch.setattr(
+            conversion,
+            "convert_in_process",
+            lambda folder, out, **_: pathlib.Path(out).write_bytes(right),
+        )
+        monkeypatch.setattr(tflite.os, "replace", fail)
+        with pytest.raises(OSError, match="No space left"):
+            export_tflite(model, tmp_path / "x.tflite", verbose=False)
+        assert not list(tmp_path.iterdir())
+
+    def test_damaged_file(self, tmp_path, capsys):
+        path = tmp_path / "x.tflite"
+        path.write_bytes(b"not a model")
+        assert main(["predict", CAT, "--model", str(path)]) == 2
+        assert f"{path} cannot be loaded" in capsys.readouterr().err

@@ -1,0 +1,1 @@
+"""The search for cells: space, policies, children, and what runs them."""
