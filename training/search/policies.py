@@ -62,6 +62,9 @@ class Policy:
         self.proposed = 0
         # Identity of an architecture -> its last reward.
         self.rewards = {}
+        # Identity of an architecture that was proposed -> equal ones that
+        # wait for the same reward.
+        self.pending = {}
         self.lowest = 0.0
 
     def propose(self, count):
@@ -70,10 +73,13 @@ class Policy:
         for _ in range(PATIENCE):
             for proposal in self._sample(count - len(found)):
                 identity = self.space.identity(proposal.decisions)
-                if self.repeat or identity not in self.rewards:
-                    found.append(self._numbered(proposal))
-                else:
+                if not self.repeat and identity in self.rewards:
                     self._learn(proposal, self.rewards[identity])
+                elif not self.repeat and identity in self.pending:
+                    self.pending[identity].append(proposal)
+                else:
+                    self.pending.setdefault(identity, [])
+                    found.append(self._numbered(proposal))
             if len(found) == count:
                 return found
         # Everything that it wants is known.
@@ -92,8 +98,10 @@ class Policy:
             reward = self.lowest
         reward = float(reward)
         self.lowest = min(self.lowest, reward)
-        self.rewards[self.space.identity(proposal.decisions)] = reward
-        self._learn(proposal, reward)
+        identity = self.space.identity(proposal.decisions)
+        self.rewards[identity] = reward
+        for answered in (proposal, *self.pending.pop(identity, [])):
+            self._learn(answered, reward)
 
     def save(self, folder):
         """Writes the whole state of the policy, at once or not at all."""
@@ -153,6 +161,10 @@ class Policy:
             "rng": self.rng.bit_generator.state,
             "proposed": self.proposed,
             "rewards": self.rewards,
+            "pending": {
+                identity: [dataclasses.astuple(p) for p in waiting]
+                for identity, waiting in self.pending.items()
+            },
             "lowest": self.lowest,
         }
 
@@ -160,6 +172,10 @@ class Policy:
         self.rng.bit_generator.state = state["rng"]
         self.proposed = state["proposed"]
         self.rewards = state["rewards"]
+        self.pending = {
+            identity: [Proposal(*map(_tuple, p)) for p in waiting]
+            for identity, waiting in state["pending"].items()
+        }
         self.lowest = state["lowest"]
 
     def _arrays(self):

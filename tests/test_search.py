@@ -1,0 +1,333 @@
+"""Policies learn, remember, and come back as they were."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+
+from keras_nasnet import NASNET_A
+from keras_nasnet import Block
+from keras_nasnet import CellGenotype
+from keras_nasnet import Genotype
+
+tf = pytest.importorskip("tensorflow")
+if keras.config.backend() != "tensorflow":
+    pytest.skip("needs TensorFlow", allow_module_level=True)
+from training.search import ppo  # noqa: E402
+from training.search.controller import Controller  # noqa: E402
+from training.search.decisions import DecisionSpace  # noqa: E402
+from training.search.decisions import NASNetSpace  # noqa: E402
+from training.search.policies import POLICIES  # noqa: E402
+from training.search.policies import ControllerPolicy  # noqa: E402
+from training.search.policies import EvolutionPolicy  # noqa: E402
+from training.search.policies import RandomPolicy  # noqa: E402
+
+CHOICES = (3, 2, 5)
+SPACE = DecisionSpace([(f"decision_{i}", n) for i, n in enumerate(CHOICES)])
+
+
+ONE_BLOCK = Block(("conv_3x3", 0), ("identity", 1))
+
+
+def search(policy, reward, count):
+    """Runs a search, and returns all decisions and rewards in order."""
+    found = []
+    while len(found) < count:
+        for proposal in policy.propose(min(20, count - len(found))):
+            value = reward(proposal.decisions)
+            policy.feedback(proposal, value)
+            found.append((proposal.decisions, value))
+    return found
+
+
+class TestSpace:
+    def test_widths_of_the_paper(self):
+        space = NASNetSpace()
+        per_block = [(b, b, 13, 13, 2) for b in range(2, 7)]
+        assert space.choices == tuple(itertools.chain(*per_block)) * 2
+        assert space.size == pytest.approx(5.23e36, rel=0.01)
+
+    @pytest.mark.parametrize("tied", [False, True])
+    @pytest.mark.parametrize("num_blocks", [1, 3, 5])
+    def test_round_trip(self, num_blocks, tied):
+        space = NASNetSpace(
+            num_blocks, operations=["identity", "conv_3x3"], tied=tied
+        )
+        rng = np.random.default_rng(0)
+        for _ in range(20):
+            values = tuple(map(int, rng.integers(space.choices)))
+            genotype = space.decode(values)
+            assert space.encode(genotype) == values
+            assert (genotype.normal == genotype.reduction) or not tied
+
+    def test_decoded_block(self):
+        space = NASNetSpace(1, tied=True)
+        genotype = space.decode((1, 0, 12, 4, 1))
+        assert genotype.normal.blocks == (
+            Block(("sep_conv_7x7", 1), ("avg_pool_3x3", 0), "concat"),
+        )
+
+    def test_names_of_one_cell(self):
+        space = NASNetSpace(1, tied=True)
+        # Left and right swapped: the same sum.
+        same = (
+            space.identity((1, 0, 12, 4, 0)),
+            space.identity((0, 1, 4, 12, 0)),
+        )
+        assert len(set(same)) == 1
+        assert space.identity((1, 0, 12, 4, 1)) not in same
+
+    @pytest.mark.parametrize(
+        ("genotype", "message"),
+        [
+            (NASNET_A, "must put out the states that no block reads"),
+            (
+                Genotype(*[CellGenotype([ONE_BLOCK])] * 2),
+                "must have 5 blocks",
+            ),
+        ],
+    )
+    def test_genotype_outside(self, genotype, message):
+        with pytest.raises(ValueError, match=message):
+            NASNetSpace().encode(genotype)
+
+    @pytest.mark.parametrize(
+        ("values", "message"),
+        [
+            ((0, 0), "Expected 3 choices, received 2"),
+            ((0, 2, 0), "'decision_1' is between 0 and 1. Received: 2"),
+        ],
+    )
+    def test_invalid_choices(self, values, message):
+        with pytest.raises(ValueError, match=message):
+            SPACE.check(values)
+
+
+class TestController:
+    @pytest.fixture(scope="class")
+    def controller(self):
+        # Large enough weights that every decision depends on those before.
+        return Controller(CHOICES, units=8, init_scale=1.0, seed=3)
+
+    def test_samples_have_the_probability_that_they_say(self, controller):
+        rng = np.random.default_rng(0)
+        drawn, log_probs = controller.sample(4000, rng)
+        again, _ = controller.log_probs(drawn)
+        np.testing.assert_allclose(log_probs, again, atol=1e-5)
+        everything = np.array(list(itertools.product(*map(range, CHOICES))))
+        scores, _ = controller.log_probs(everything)
+        expected = np.exp(np.sum(scores, axis=1))
+        assert expected.sum() == pytest.approx(1, abs=1e-5)
+        assert expected.max() > 3 * expected.min()
+        counts = (drawn[:, None] == everything).all(-1).sum(0)
+        # Five standard errors.
+        error = np.sqrt(expected * (1 - expected) / len(drawn))
+        assert (np.abs(counts / len(drawn) - expected) < 5 * error).all()
+
+    def test_against_loops(self, controller):
+        embeddings, kernel, recurrent, bias = (
+            np.array(w)
+            for w in (*controller.embedding.weights, *controller.lstm.weights)
+        )
+        heads, head_biases = np.array(controller.kernel), controller.bias
+        decisions = (2, 1, 4)
+        tokens = (0, 1 + 2, 1 + 3 + 1)
+        hidden, cell = np.zeros((2, 8))
+        for step, (token, choices) in enumerate(zip(tokens, CHOICES)):
+            gates = embeddings[token] @ kernel + hidden @ recurrent + bias
+            i, f, c, o = np.split(gates, 4)
+            sigmoid = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
+            cell = sigmoid(f) * cell + sigmoid(i) * np.tanh(c)
+            hidden = sigmoid(o) * np.tanh(cell)
+            logits = hidden @ heads[step] + head_biases[step]
+            p = np.exp(logits[:choices]) / np.exp(logits[:choices]).sum()
+            scores, entropies = controller.log_probs(np.array([decisions]))
+            assert float(scores[0, step]) == pytest.approx(
+                np.log(p[decisions[step]]), abs=1e-5
+            )
+            assert float(entropies[0, step]) == pytest.approx(
+                -(p * np.log(p)).sum(), abs=1e-5
+            )
+
+    def test_published_start(self):
+        controller = Controller(NASNetSpace().choices)
+        assert controller.units == 100
+        for weight in controller.trainable_variables:
+            if "bias" not in weight.path:
+                assert 0.09 < np.abs(weight).max() <= 0.1
+        _, entropies = controller.log_probs(np.zeros((1, 50), "int32"))
+        # Almost uniform: 84.55 nats.
+        assert np.sum(entropies) == pytest.approx(84.55, abs=0.5)
+
+
+class TestPPO:
+    config = ppo.PPOConfig(clip=0.2, entropy_weight=0.01)
+
+    def arrays(self):
+        rng = np.random.default_rng(0)
+        old = np.log(rng.uniform(0.1, 0.9, (6, 3)))
+        new = old + rng.normal(0, 0.3, (6, 3))
+        entropy = rng.uniform(0.5, 1, (6, 3))
+        return new, entropy, old, rng.normal(size=6)
+
+    def test_loss_against_loops(self):
+        new, entropy, old, advantages = self.arrays()
+        loss, values = ppo.loss(new, entropy, old, advantages, self.config)
+        total, kl, outside = 0, 0, 0
+        for i in range(6):
+            for j in range(3):
+                ratio = np.exp(new[i, j] - old[i, j])
+                bounded = min(max(ratio, 0.8), 1.2)
+                total += min(ratio * advantages[i], bounded * advantages[i])
+                kl += ratio - 1 - np.log(ratio)
+                outside += not 0.8 <= ratio <= 1.2
+        expected = -total / 18 - 0.01 * entropy.mean()
+        assert float(loss) == pytest.approx(expected, rel=1e-6)
+        assert float(values["approx_kl"]) == pytest.approx(kl / 18, rel=1e-5)
+        assert float(values["clip_fraction"]) == pytest.approx(outside / 18)
+        assert 0 < outside < 18
+
+    def test_gradient_against_differences(self):
+        controller = Controller(CHOICES, units=4, init_scale=0.5, seed=1)
+        drawn, old = controller.sample(5, np.random.default_rng(0))
+        old = old + 0.05
+        advantages = np.linspace(-1, 1, 5).astype("float32")
+
+        def loss():
+            new, entropy = controller.log_probs(drawn)
+            return ppo.loss(new, entropy, old, advantages, self.config)[0]
+
+        weight = controller.kernel
+        with tf.GradientTape() as tape:
+            value = loss()
+        gradient = tape.gradient(value, weight.value).numpy()
+        before = weight.numpy()
+        for place in [(0, 0, 0), (1, 2, 1), (2, 3, 4)]:
+            around = []
+            for step in (-1e-2, 1e-2):
+                changed = before.copy()
+                changed[place] += step
+                weight.assign(changed)
+                around.append(float(loss()))
+            weight.assign(before)
+            slope = (around[1] - around[0]) / 2e-2
+            assert gradient[place] == pytest.approx(slope, rel=0.02, abs=1e-4)
+
+    def test_baseline(self):
+        assert ppo.update_baseline(None, [0.5], self.config) == 0.5
+        assert ppo.update_baseline(0.5, [1.0, 0.0], self.config) == (
+            pytest.approx((0.5 * 0.95 + 0.05) * 0.95)
+        )
+
+    def test_explained_reward(self):
+        log_probs = np.log([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]])
+        assert ppo.explained_reward([1, 2, 3], log_probs) > 0.9
+        assert ppo.explained_reward([1, 1, 1], log_probs) == 0
+
+
+class TestPolicies:
+    @pytest.mark.parametrize("name", list(POLICIES))
+    def test_same_seed_same_search(self, name):
+        def trajectory(seed):
+            policy = POLICIES[name](SPACE, seed=seed, repeat=True)
+            return search(policy, sum, 60)
+
+        assert trajectory(0) == trajectory(0)
+        assert trajectory(0) != trajectory(1)
+
+    @pytest.mark.parametrize("name", list(POLICIES))
+    def test_future_is_the_same_after_saving(self, name, tmp_path):
+        policy = POLICIES[name](SPACE, seed=5, repeat=True)
+        search(policy, sum, 50)  # an update and a half
+        policy.save(tmp_path)
+        assert [f.name for f in tmp_path.iterdir()] == ["policy.npz"]
+        restored = POLICIES[name].restore(tmp_path)
+        assert search(restored, sum, 60) == search(policy, sum, 60)
+
+    def test_another_policy_in_the_folder(self, tmp_path):
+        RandomPolicy(SPACE).save(tmp_path)
+        with pytest.raises(ValueError, match="is a RandomPolicy, not a Evol"):
+            EvolutionPolicy.restore(tmp_path)
+        with pytest.raises(ValueError, match="There is no policy in"):
+            EvolutionPolicy.restore(tmp_path / "none")
+
+    @pytest.mark.parametrize("name", list(POLICIES))
+    def test_nothing_is_tried_twice(self, name):
+        policy = POLICIES[name](SPACE)
+        tried = [decisions for decisions, _ in search(policy, sum, 30)]
+        assert len(set(tried)) == SPACE.size == 30
+        # Then everything is known.
+        assert policy.propose(1)[0].decisions in tried
+
+    @pytest.mark.parametrize("failure", [None, float("nan")])
+    @pytest.mark.parametrize("name", list(POLICIES))
+    def test_failed_trials(self, name, failure):
+        policy = POLICIES[name](SPACE)
+
+        def reward(decisions):
+            return failure if decisions[0] == 0 else 1.0
+
+        search(policy, reward, 20)
+        known = set(policy.rewards.values())
+        assert known == {0.0, 1.0}
+
+    def test_failure_is_no_better_than_the_worst(self):
+        policy = RandomPolicy(SPACE)
+        first, second = policy.propose(2)
+        policy.feedback(first, -3.0)
+        policy.feedback(second, None)
+        assert set(policy.rewards.values()) == {-3.0}
+
+    def test_late_and_out_of_order(self):
+        policy = ControllerPolicy(SPACE, repeat=True)
+        old = policy.propose(10)
+        search(policy, sum, 40)
+        used = []
+        step = policy._step
+        policy._step = lambda *arrays: used.append(arrays) or step(*arrays)
+        new = policy.propose(10)
+        for proposal in reversed([*old, *new]):
+            policy.feedback(proposal, sum(proposal.decisions))
+        taken, log_probs, _ = used[0]
+        # With the probabilities at the time when they were sampled.
+        for row, scores, proposal in zip(
+            taken, log_probs, reversed([*old, *new]), strict=True
+        ):
+            assert tuple(row) == proposal.decisions
+            np.testing.assert_allclose(scores, proposal.log_probs, rtol=1e-6)
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_controller_finds_what_random_does_not(self, seed):
+        # 4096 architectures, one of which is best; neighbours tell.
+        space = DecisionSpace([(f"digit_{i}", 4) for i in range(6)])
+        best = (3, 1, 2, 0, 2, 1)
+
+        def reward(decisions):
+            return np.mean([a == b for a, b in zip(decisions, best)])
+
+        config = ppo.PPOConfig(learning_rate=2e-3)
+        controller = ControllerPolicy(space, seed, repeat=True, config=config)
+        learned = search(controller, reward, 1000)
+        assert best in {decisions for decisions, _ in learned}
+        last = np.mean([value for _, value in learned[-100:]])
+        assert last > 0.9
+        random = search(RandomPolicy(space, seed), reward, 1000)
+        assert np.mean([value for _, value in random[-100:]]) < 0.35
+
+    def test_evolution_finds_the_best(self):
+        space = DecisionSpace([(f"digit_{i}", 4) for i in range(6)])
+        best = (3, 1, 2, 0, 2, 1)
+
+        def reward(decisions):
+            return np.mean([a == b for a, b in zip(decisions, best)])
+
+        policy = EvolutionPolicy(space, population=50, tournament=10)
+        assert best in {d for d, _ in search(policy, reward, 600)}
+
+    def test_networks(self):
+        space = NASNetSpace(num_blocks=2)
+        for proposal in ControllerPolicy(space).propose(3):
+            genotype = space.decode(proposal.decisions)
+            assert len(genotype.normal.blocks) == 2
+            assert len(proposal.log_probs) == len(space) == 20
