@@ -53,7 +53,8 @@ def test_network_of_all_operations(integer, pool_padding):
 @settings(REPRODUCIBLE, max_examples=10, phases=[Phase.generate])
 @given(genotypes())
 def test_network_of_random_genotype(data):
-    model = randomize(tiny_network(Genotype.from_dict(data)))
+    genotype = Genotype.from_dict(data)
+    model = randomize(tiny_network(genotype, size=(9, 12)))
     _, flat = lowered(model, integer=True)
     x = images(2, 9, 12, 3)
     assert relative_difference(run(flat, x), run(model, x)) < 1e-4

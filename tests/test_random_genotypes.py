@@ -61,10 +61,10 @@ def genotypes(draw):
     }
 
 
-def tiny_network(genotype):
-    """Builds the features of a network of five cells for any image size."""
+def tiny_network(genotype, size=(None, None)):
+    """Builds the features of a network of five cells."""
     return NASNet(
-        (None, None, 3),
+        (*size, 3),
         include_top=False,
         genotype=genotype,
         stem="cifar",
