@@ -1,10 +1,8 @@
 """What all measurements have in common: turns, medians, ratios, reports."""
 
-import json
 import os
 import platform
 import statistics
-import tempfile
 import time
 
 import keras
@@ -14,7 +12,7 @@ PEER = "keras.applications"
 OURS = "keras_nasnet"
 
 
-def in_turns(functions, rounds, prepare=None):
+def in_turns(functions, rounds):
     """Times functions in turns in one process.
 
     Whatever else the machine does then meets all of them alike.
@@ -23,7 +21,6 @@ def in_turns(functions, rounds, prepare=None):
         functions: Dictionary from name to function without arguments.
         rounds: Integer, how often each is timed, after a round that does not
             count.
-        prepare: Optional function to call, untimed, before each of them.
 
     Returns:
         A dictionary from name to the list of times in seconds.
@@ -32,8 +29,6 @@ def in_turns(functions, rounds, prepare=None):
     progress = keras.utils.Progbar(rounds + 1, unit_name="round")
     for i in range(rounds + 1):
         for name, function in functions.items():
-            if prepare:
-                prepare()
             start = time.perf_counter()
             function()
             elapsed = time.perf_counter() - start
@@ -94,14 +89,3 @@ def _processor():
     except OSError:
         pass  # not Linux
     return platform.processor()
-
-
-def write_json(data, path):
-    """Writes a JSON file, whole or not at all."""
-    folder = os.path.dirname(os.path.abspath(path))
-    with tempfile.NamedTemporaryFile(
-        "w", dir=folder, suffix=".json", delete=False
-    ) as file:
-        json.dump(data, file, indent=2)
-        file.write("\n")
-    os.replace(file.name, path)

@@ -22,6 +22,7 @@ from absl import flags
 
 import keras_nasnet
 from benchmarks import comparison
+from training import checkpoints
 from weights import convert_keras_applications
 
 FLAGS = flags.FLAGS
@@ -247,7 +248,7 @@ def main(argv):
         f"best; compile_inference reaches {fraction:.0%} of that."
     )
     if FLAGS.json:
-        comparison.write_json(result, FLAGS.json)
+        checkpoints.write_json(result, FLAGS.json)
 
 
 if __name__ == "__main__":

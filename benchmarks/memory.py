@@ -15,6 +15,7 @@ from absl import app
 from absl import flags
 
 from benchmarks import comparison
+from training import checkpoints
 
 FLAGS = flags.FLAGS
 RECOMPUTING = f"{comparison.OURS}, recompute_cells"
@@ -117,7 +118,7 @@ def main(argv):
                 f"{measured['seconds']:9.2f}s"
             )
     if FLAGS.json:
-        comparison.write_json(
+        checkpoints.write_json(
             {"machine": comparison.machine(), **results}, FLAGS.json
         )
 

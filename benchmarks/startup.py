@@ -16,6 +16,7 @@ from absl import app
 from absl import flags
 
 from benchmarks import comparison
+from training import checkpoints
 
 FLAGS = flags.FLAGS
 FACTORIES = {
@@ -109,7 +110,7 @@ def main(argv):
         results[stage] = comparison.report(times)
         comparison.print_report(stage, results[stage])
     if FLAGS.json:
-        comparison.write_json(results, FLAGS.json)
+        checkpoints.write_json(results, FLAGS.json)
 
 
 if __name__ == "__main__":

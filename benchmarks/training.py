@@ -17,6 +17,7 @@ from absl import flags
 
 import keras_nasnet
 from benchmarks import comparison
+from training import checkpoints
 from training import datasets
 
 FLAGS = flags.FLAGS
@@ -109,7 +110,7 @@ def main(argv):
     for name, rate in result["images_per_second"].items():
         print(f"{name:28}{rate:10.0f} images/s")
     if FLAGS.json:
-        comparison.write_json(result, FLAGS.json)
+        checkpoints.write_json(result, FLAGS.json)
 
 
 if __name__ == "__main__":

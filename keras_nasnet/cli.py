@@ -238,11 +238,11 @@ def benchmark(args):
         for threads in args.threads
         for path in args.files
     }
-    times = {key: [] for key in models}
+    times = {key: model.benchmark(0) for key, model in models.items()}
     # In turns, so that whatever else the machine does meets all alike.
     for _ in range(args.runs):
         for key, model in models.items():
-            times[key] += model.benchmark(1)
+            times[key] += model.benchmark(1, warm_up=0)
     rows = [("file", "threads", "median", "ratio", "partitions", "MB")]
     for (path, threads), model in models.items():
         median = statistics.median(times[path, threads])

@@ -10,10 +10,7 @@ import importlib.util
 import keras
 import numpy as np
 
-from keras_nasnet.delegation import delegable
-from keras_nasnet.emission import emit
-from keras_nasnet.lowering import simplify
-from keras_nasnet.lowering import trace
+from keras_nasnet.delegation import lower
 
 
 def quantization_aware(model):
@@ -159,10 +156,8 @@ def _libraries():
 
 def _twin(model, integer=False, library=None):
     """Lowers a model to standard layers with batch norms."""
-    inputs, outputs = trace(model)
-    outputs = simplify(outputs, keep_norms=True)
-    outputs = delegable(outputs, integer)
-    return emit(inputs, outputs, like=model, library=library or _libraries()[1])
+    library = library or _libraries()[1]
+    return lower(model, integer, keep_norms=True, library=library)
 
 
 def _copy_by_name(source, target):

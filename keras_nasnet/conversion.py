@@ -26,7 +26,7 @@ def convert_in_process(folder, **task):
     """Runs `convert()` in a process of its own.
 
     Args:
-        folder: Folder for the task and its log.
+        folder: Folder for the task.
         **task: Arguments of `convert()`.
 
     Raises:
@@ -107,17 +107,13 @@ def _lower(path, quantization, batch_size):
     """Loads a model and lowers it for XNNPACK."""
     import keras
 
-    from keras_nasnet.delegation import delegable
-    from keras_nasnet.emission import emit
-    from keras_nasnet.lowering import simplify
-    from keras_nasnet.lowering import trace
+    from keras_nasnet.delegation import lower
 
-    model = keras.saving.load_model(path, compile=False)
-    inputs, outputs = trace(model)
-    outputs = delegable(
-        simplify(outputs), integer=QUANTIZATIONS.get(quantization, False)
+    return lower(
+        keras.saving.load_model(path, compile=False),
+        integer=QUANTIZATIONS.get(quantization, False),
+        batch_size=batch_size,
     )
-    return emit(inputs, outputs, like=model, batch_size=batch_size)
 
 
 def _load_twin(path, quantization, batch_size):

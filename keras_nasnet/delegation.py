@@ -7,10 +7,27 @@ and in. These rewrites avoid such operations.
 
 import numpy as np
 
+from keras_nasnet.emission import emit
 from keras_nasnet.graph import rewrite
+from keras_nasnet.lowering import simplify
+from keras_nasnet.lowering import trace
 
 # The longest concatenation that XNNPACK takes.
 CONCAT_INPUTS = 4
+
+
+def lower(model, integer=False, keep_norms=False, **settings):
+    """Returns a model of standard layers that XNNPACK runs as a whole.
+
+    Args:
+        model: A functional or sequential model.
+        integer: As in `delegable()`.
+        keep_norms: Whether batch norms stay, for training.
+        **settings: As in `emit()`.
+    """
+    inputs, outputs = trace(model)
+    outputs = delegable(simplify(outputs, keep_norms), integer)
+    return emit(inputs, outputs, like=model, **settings)
 
 
 def delegable(outputs, integer=False):
@@ -91,32 +108,6 @@ def convolve_relus(outputs):
         return _depthwise(node, inputs, kernel, activation="relu")
 
     return rewrite(outputs, visit)
-
-
-def border_factor(height, width, size, strides):
-    """Returns by how much counting zeros makes an average too small.
-
-    Args:
-        height: Integer, rows of the image that the pool reads.
-        width: Integer, its columns.
-        size: Integer, side of the window.
-        strides: Integer.
-
-    Returns:
-        An array `(rows, columns, 1)` for the pooled image.
-    """
-    rows, columns = (
-        size / _counts(length, size, strides) for length in (height, width)
-    )
-    return np.outer(rows, columns)[..., None].astype("float32")
-
-
-def _counts(length, size, strides):
-    """Returns how many places of each window are inside the image."""
-    outputs = -(-length // strides)
-    padding = max((outputs - 1) * strides + size - length, 0)
-    starts = np.arange(outputs) * strides - padding // 2
-    return np.minimum(starts + size, length) - np.maximum(starts, 0)
 
 
 def _depthwise(

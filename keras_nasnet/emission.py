@@ -5,7 +5,6 @@ import numpy as np
 
 from keras_nasnet.chain import head_dtype
 from keras_nasnet.classifier import Classifier
-from keras_nasnet.delegation import border_factor
 from keras_nasnet.graph import Node
 from keras_nasnet.graph import in_order
 from keras_nasnet.operations import Pool2D
@@ -216,3 +215,29 @@ class _Emitter:
 
     def item(self, node, outputs, index):
         return keras.tree.flatten(outputs)[index]
+
+
+def border_factor(height, width, size, strides):
+    """Returns by how much counting zeros makes an average too small.
+
+    Args:
+        height: Integer, rows of the image that the pool reads.
+        width: Integer, its columns.
+        size: Integer, side of the window.
+        strides: Integer.
+
+    Returns:
+        An array `(rows, columns, 1)` for the pooled image.
+    """
+    rows, columns = (
+        size / _counts(length, size, strides) for length in (height, width)
+    )
+    return np.outer(rows, columns)[..., None].astype("float32")
+
+
+def _counts(length, size, strides):
+    """Returns how many places of each window are inside the image."""
+    outputs = -(-length // strides)
+    padding = max((outputs - 1) * strides + size - length, 0)
+    starts = np.arange(outputs) * strides - padding // 2
+    return np.minimum(starts + size, length) - np.maximum(starts, 0)

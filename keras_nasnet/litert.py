@@ -129,11 +129,12 @@ class LiteModel:
         operations = self._interpreter._get_ops_details()
         return sum(op["op_name"] == "DELEGATE" for op in operations)
 
-    def benchmark(self, runs):
+    def benchmark(self, runs, warm_up=3):
         """Times the network on noise.
 
         Args:
-            runs: Integer, number of calls, after three that do not count.
+            runs: Integer, number of calls.
+            warm_up: Integer, number of calls before that, which do not count.
 
         Returns:
             List of seconds.
@@ -143,10 +144,10 @@ class LiteModel:
             self._input["index"], _quantize(x, self._input)
         )
         times = []
-        for i in range(runs + 3):
+        for i in range(warm_up + runs):
             start = time.perf_counter()
             self._interpreter.invoke()
-            if i >= 3:
+            if i >= warm_up:
                 times.append(time.perf_counter() - start)
         return times
 

@@ -141,6 +141,7 @@ def export_tflite(
     _check_model(model)
     _check_packages(quantization)
     labels = _labels(labels, model)
+    low, high = value_range(model)
     if representative_data is not None:
         images = read_images(representative_data, model, IMAGES)
     elif conversion.QUANTIZATIONS.get(quantization):
@@ -150,13 +151,11 @@ def export_tflite(
             "ranges of its activations on."
         )
     else:
-        low, high = value_range(model)
         images = np.random.default_rng(0).uniform(
             low, high, (16, *model.input_shape[1:])
         )
         images = images.astype("float32")
     if normalization is None:
-        low, high = value_range(model)
         std = 255 / (high - low)
         normalization = (-low * std, std)
     if min_agreement is None:
@@ -164,7 +163,7 @@ def export_tflite(
         if quantization is not None:
             min_agreement = QUANTIZED_AGREEMENT
 
-    progress = keras.utils.Progbar(3, unit_name="step") if verbose else None
+    progress = keras.utils.Progbar(2, unit_name="step") if verbose else None
     folder = os.path.dirname(os.path.abspath(path))
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         made = os.path.join(temporary, "model.tflite")
@@ -176,7 +175,7 @@ def export_tflite(
             progress.add(1)
         report = _check(made, path, model, images, quantization)
         if progress:
-            progress.add(2)
+            progress.add(1)
         if not report.agreement >= min_agreement:
             raise ValueError(
                 f"The {quantization or 'float32'} file does not agree with "

@@ -18,6 +18,7 @@ from benchmarks import latency  # noqa: E402
 from benchmarks import memory  # noqa: E402
 from benchmarks import startup  # noqa: E402
 from benchmarks import training  # noqa: E402
+from training import checkpoints  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
     keras.config.backend() != "tensorflow", reason="needs TensorFlow"
@@ -38,7 +39,7 @@ class TestComparison:
         path = tmp_path / "times.json"
         times = {PEER: [4, 4, 4], OURS: [1, 9, 2]}
         result = comparison.report(times, network="mobile")
-        comparison.write_json(result, path)
+        checkpoints.write_json(result, path)
         assert [file.name for file in tmp_path.iterdir()] == ["times.json"]
         read = json.loads(path.read_text())
         assert read["seconds"] == times
@@ -66,9 +67,9 @@ class TestLatency:
                 {**functions, "fuse": lambda x: functions[OURS](x) * 1.1}, x
             )
 
-    def test_networks_have_the_same_weights(self, monkeypatch):
+    def test_networks_have_the_same_weights(self):
         theirs, ours = latency.networks("mobile")
-        x = np.zeros((1, 224, 224, 3), "float32")
+        x = images(1, 224, 224, 3)
         functions = {
             name: lambda x, m=model: m.predict_on_batch(x)
             for name, model in ((PEER, theirs), (OURS, ours))
@@ -81,7 +82,7 @@ class TestLatency:
 
 
 class TestStartup:
-    def test_stages(self, monkeypatch, tmp_path):
+    def test_stages(self, monkeypatch):
         started = []
 
         def start(name, trains):

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import settings
 
 from keras_nasnet import Genotype
-from keras_nasnet.delegation import border_factor
 from keras_nasnet.delegation import delegable
-from keras_nasnet.emission import emit
+from keras_nasnet.delegation import lower
+from keras_nasnet.emission import border_factor
 from keras_nasnet.graph import in_order
 from keras_nasnet.lowering import simplify
 from keras_nasnet.lowering import trace
@@ -26,9 +26,9 @@ from tests.test_random_genotypes import tiny_network
 
 
 def lowered(model, integer):
-    inputs, outputs = trace(model)
+    _, outputs = trace(model)
     outputs = delegable(simplify(outputs), integer)
-    return outputs, emit(inputs, outputs, like=model)
+    return outputs, lower(model, integer)
 
 
 @pytest.mark.parametrize("integer", [False, True])

@@ -106,10 +106,21 @@ class Controller(keras.Model):
         """
         decisions = np.zeros((count, len(self.choices)), "int32")
         log_probs = np.zeros((count, len(self.choices)), "float32")
-        state = self._start(count)
+        # In NumPy: fifty steps of a hundred units are too small to be worth a
+        # call into the backend each.
+        weights = [
+            ops.convert_to_numpy(weight)
+            for weight in (
+                *self.embedding.weights,
+                *self.lstm.weights,
+                self.kernel,
+                self.bias,
+            )
+        ]
+        state = (np.zeros((count, self.units), "float32"),) * 2
         tokens = np.zeros(count, "int32")
         for step, choices in enumerate(self.choices):
-            scores, state = self._step(tokens, state, step)
+            scores, state = _step(weights, tokens, state, step)
             scores = scores[:, :choices].astype("float64")
             scores -= scores.max(1, keepdims=True)
             scores -= np.log(np.exp(scores).sum(1, keepdims=True))
@@ -121,29 +132,16 @@ class Controller(keras.Model):
             tokens = taken + self.first_tokens[step]
         return decisions, log_probs
 
-    def _start(self, count):
-        # In NumPy: fifty steps of a hundred units are too small to be worth
-        # a call into the backend each.
-        self._weights_now = [
-            np.asarray(ops.convert_to_numpy(w), "float32")
-            for w in (*self.embedding.weights, *self.lstm.weights)
-        ]
-        self._heads_now = [
-            np.asarray(ops.convert_to_numpy(w))
-            for w in (self.kernel, self.bias)
-        ]
-        return (np.zeros((count, self.units), "float32"),) * 2
 
-    def _step(self, tokens, state, step):
-        """Does what `call()` does for one decision."""
-        embeddings, kernel, recurrent, bias = self._weights_now
-        heads, head_biases = self._heads_now
-        hidden, cell = state
-        gates = embeddings[tokens] @ kernel + hidden @ recurrent + bias
-        take, forget, new, put = np.split(gates, 4, axis=1)
-        cell = _sigmoid(forget) * cell + _sigmoid(take) * np.tanh(new)
-        hidden = _sigmoid(put) * np.tanh(cell)
-        return hidden @ heads[step] + head_biases[step], (hidden, cell)
+def _step(weights, tokens, state, step):
+    """Does what `Controller.call()` does, for one decision."""
+    embeddings, kernel, recurrent, bias, heads, head_biases = weights
+    hidden, cell = state
+    gates = embeddings[tokens] @ kernel + hidden @ recurrent + bias
+    take, forget, new, put = np.split(gates, 4, axis=1)
+    cell = _sigmoid(forget) * cell + _sigmoid(take) * np.tanh(new)
+    hidden = _sigmoid(put) * np.tanh(cell)
+    return hidden @ heads[step] + head_biases[step], (hidden, cell)
 
 
 def _sigmoid(x):
