@@ -27,8 +27,11 @@ EXTRAS = {
         "importlib_resources",
         # Keras' TensorBoard callback writes through it.
         "tensorboard>=2.20",
+        "pillow",
         "ray[tune]>=2.60",
     ],
+    # To run exported files, and nothing else.
+    "litert": ["ai-edge-litert>=2.3", "pillow"],
     "tflite": [
         "tensorflow>=2.21",
         "ai-edge-litert>=2.3",

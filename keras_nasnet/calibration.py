@@ -5,18 +5,22 @@ import os
 import numpy as np
 
 from keras_nasnet.answers import read_pixels
+from keras_nasnet.images import EXTENSIONS
 from keras_nasnet.inference import takes_pixels
-from keras_nasnet.preprocessing import preprocess_input
-
-EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 
 
-def value_range(model):
-    """Returns the smallest and largest value of images for a model."""
-    return (0.0, 255.0) if takes_pixels(model) else (-1.0, 1.0)
+def normalization_of(model):
+    """Returns mean and standard deviation that make pixels a model's input."""
+    return (0.0, 1.0) if takes_pixels(model) else (127.5, 127.5)
 
 
-def read_images(data, model, count):
+def value_range(normalization):
+    """Returns the smallest and largest value that pixels become."""
+    mean, std = normalization
+    return (0.0 - mean) / std, (255.0 - mean) / std
+
+
+def read_images(data, model, count, normalization):
     """Reads images for a model.
 
     Args:
@@ -24,6 +28,8 @@ def read_images(data, model, count):
             batches, with or without labels; or the path of a folder.
         model: The model, which takes images of a known size.
         count: Integer, number of images to read at most.
+        normalization: Mean and standard deviation with which pixels become
+            what the model takes.
 
     Returns:
         A float32 array `(images, height, width, channels)`.
@@ -33,7 +39,7 @@ def read_images(data, model, count):
             range than the model takes.
     """
     if isinstance(data, (str, os.PathLike)):
-        images = _read_folder(data, model, count)
+        images = _read_folder(data, model, count, normalization)
     elif hasattr(data, "shape"):
         images = np.asarray(data[:count])
     else:
@@ -45,17 +51,17 @@ def read_images(data, model, count):
             f"{('images', *shape)}. Received: shape {images.shape}"
         )
     images = images.astype("float32")
-    low, high = value_range(model)
+    low, high = value_range(normalization)
     slack = 0.01 * (high - low)
     found = float(images.min()), float(images.max())
     is_outside = found[0] < low - slack or found[1] > high + slack
     # Pixels that someone scaled for a model that scales them itself.
-    is_scaled = high > 1 and found[1] <= 1
+    is_scaled = high > 50 and found[1] <= 1
     if not np.isfinite(found).all() or is_outside or is_scaled:
         raise ValueError(
             "`representative_data` must be scaled as for the model, to "
             f"[{low:g}, {high:g}]"
-            + ("" if high > 1 else " (see `keras_nasnet.preprocess_input`)")
+            + (" (see `keras_nasnet.preprocess_input`)" if high == 1 else "")
             + f". Received: values from {found[0]:g} to {found[1]:g}"
         )
     return images
@@ -78,7 +84,7 @@ def _take(data, count):
     return np.array(images[:count])
 
 
-def _read_folder(folder, model, count):
+def _read_folder(folder, model, count, normalization):
     paths = sorted(
         os.path.join(root, name)
         for root, _, names in os.walk(folder)
@@ -93,4 +99,5 @@ def _read_folder(folder, model, count):
     chosen = np.linspace(0, len(paths) - 1, min(count, len(paths)))
     size = model.input_shape[1:3]
     images = np.concatenate([read_pixels(paths[int(i)], size) for i in chosen])
-    return images if takes_pixels(model) else preprocess_input(images)
+    mean, std = normalization
+    return (images - mean) / std

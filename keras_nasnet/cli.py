@@ -194,14 +194,19 @@ def predict(args):
 
 def _classifier(args):
     """Returns a function from the path of an image to its predictions."""
+    if args.top < 1:
+        raise ValueError(f"--top must be at least 1. Received: {args.top}")
     if args.model.endswith(".tflite"):
         model = LiteModel(args.model, os.cpu_count())
+        model.check_classifies()
         return lambda path: model.classify(path, args.top)
     from keras_nasnet.compiled import compile_inference
+    from keras_nasnet.inference import head
     from keras_nasnet.inference import load_classifier
     from keras_nasnet.inference import predict
 
     model = load_classifier(args.model)
+    head(model)  # Whether it has one, before it is asked about images.
     infer = compile_inference(model, batch_size=1) if args.fast else None
     return lambda path: predict(model, path, args.top, infer)
 

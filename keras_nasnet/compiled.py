@@ -3,8 +3,10 @@
 import os
 
 import keras
+import numpy as np
 
 from keras_nasnet.emission import emit
+from keras_nasnet.lowering import as_functional
 from keras_nasnet.lowering import simplify
 from keras_nasnet.lowering import trace
 
@@ -62,17 +64,21 @@ def compile_inference(model, batch_size=None, dtype="float32", threads=None):
             "`threads` must be a positive integer, and needs the TensorFlow "
             f"backend. Received: threads={threads!r} on {backend}"
         )
+    model = as_functional(model)
     inputs, outputs = trace(model)
     fast = emit(
         inputs,
         simplify(outputs, merge=False),
         like=model,
-        dtype=None if dtype == "float32" else dtype,
+        dtype=dtype,
         batch_size=batch_size,
     )
     if backend == "tensorflow":
         return _frozen(fast, threads)
-    return fast.predict_on_batch
+    return lambda inputs: keras.tree.map_structure(
+        lambda output: np.asarray(output, "float32"),
+        fast.predict_on_batch(inputs),
+    )
 
 
 def _frozen(model, threads):

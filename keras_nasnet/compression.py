@@ -86,17 +86,27 @@ def prune(model, schedule):
     Raises:
         ImportError: If tensorflow-model-optimization is missing.
     """
-    tfmot, _ = _libraries()
-    return tfmot.sparsity.keras.prune_low_magnitude(
-        _twin(model), pruning_schedule=schedule
-    )
+    tfmot, tf_keras = _libraries()
+    layers = tf_keras.layers
+    prunable = (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense)
+
+    def wrap(layer):
+        # Other layers have nothing to prune, and tfmot refuses some of them.
+        if isinstance(layer, prunable):
+            return tfmot.sparsity.keras.prune_low_magnitude(
+                layer, pruning_schedule=schedule
+            )
+        return layer
+
+    return tf_keras.models.clone_model(_twin(model), clone_function=wrap)
 
 
 def cluster(model, clusters):
     """Returns a twin whose kernels have few different weights.
 
-    A file of such weights compresses well. Fit the twin, then call
-    `restore()`.
+    Fit the twin, then call `restore()`, and export what that returns with
+    `quantization="weight_only_int8"`: such a file compresses well. In a float
+    file, batch norms have multiplied every filter by a number of its own.
 
     Args:
         model: A functional model with cells of this package.

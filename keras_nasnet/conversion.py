@@ -49,6 +49,11 @@ def convert_in_process(folder, **task):
         capture_output=True,
         text=True,
     )
+    if done.returncode < 0:
+        raise ValueError(
+            f"The conversion to TensorFlow Lite was killed (signal "
+            f"{-done.returncode}), probably for want of memory."
+        )
     if done.returncode:
         lines = done.stderr.strip().splitlines()
         raise ValueError(

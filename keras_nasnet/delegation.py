@@ -8,10 +8,14 @@ and in. These rewrites avoid such operations.
 import numpy as np
 
 from keras_nasnet.emission import emit
+from keras_nasnet.graph import count_readers
 from keras_nasnet.graph import rewrite
+from keras_nasnet.lowering import as_functional
 from keras_nasnet.lowering import simplify
 from keras_nasnet.lowering import trace
 
+# Operations whose outputs may be vectors.
+VECTORS = {"dense", "flatten", "global_pool", "item", "opaque"}
 # The longest concatenation that XNNPACK takes.
 CONCAT_INPUTS = 4
 
@@ -25,6 +29,7 @@ def lower(model, integer=False, keep_norms=False, **settings):
         keep_norms: Whether batch norms stay, for training.
         **settings: As in `emit()`.
     """
+    model = as_functional(model)
     inputs, outputs = trace(model)
     outputs = delegable(simplify(outputs, keep_norms), integer)
     return emit(inputs, outputs, like=model, **settings)
@@ -99,10 +104,18 @@ def convolve_average_pools(outputs):
 
 
 def convolve_relus(outputs):
-    """Writes ReLUs as depthwise 1x1 convolutions that apply one."""
+    """Writes ReLUs as depthwise 1x1 convolutions that apply one.
+
+    All but those of vectors, and those that a converter fuses: behind a batch
+    norm that nobody else reads.
+    """
+    readers = count_readers(outputs)
 
     def visit(node, inputs):
-        if node.op != "relu":
+        (before,) = node.inputs if node.op == "relu" else (None,)
+        if before is None or inputs[0].op in VECTORS:
+            return None
+        if before.op == "norm" and readers[before] == 1:
             return None
         kernel = np.ones((1, 1, node.channels, 1), "float32")
         return _depthwise(node, inputs, kernel, activation="relu")

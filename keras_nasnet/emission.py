@@ -80,7 +80,9 @@ class _Emitter:
 
     def layer(self, kind, node, inputs, *arguments, weights=None, **settings):
         """Creates a layer of a kind and applies it to tensors."""
-        settings = {"name": self.name(node), "dtype": self.dtype, **settings}
+        settings.setdefault("dtype", self.dtype)
+        if "name" not in settings:
+            settings["name"] = self.name(node)
         if isinstance(kind, str):
             kind = getattr(self.layers, kind)
         layer = kind(*arguments, **settings)

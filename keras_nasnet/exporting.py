@@ -8,6 +8,8 @@ import tempfile
 import keras
 import numpy as np
 
+from keras_nasnet.calibration import normalization_of
+from keras_nasnet.calibration import value_range
 from keras_nasnet.inference import default_size
 from keras_nasnet.lowering import fuse
 
@@ -29,8 +31,9 @@ def export(model, path):
         model for two images of noise, in units of the largest output.
 
     Raises:
-        ValueError: If there is something at `path`, or if the file does not
-            compute what the model computes. Nothing is written then.
+        ValueError: If there is something at `path` or no folder for it, if
+            Keras runs on another backend than TensorFlow, or if the file does
+            not compute what the model computes. Nothing is written then.
         ImportError: If a package is missing that the format needs.
 
     Example:
@@ -42,6 +45,14 @@ def export(model, path):
     """
     if os.path.exists(path):
         raise ValueError(f"`path` must not exist yet. Received: {path!r}")
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise ValueError(f"`path` is in a folder that does not exist: {path!r}")
+    if keras.config.backend() != "tensorflow":
+        raise ValueError(
+            "Only TensorFlow writes these formats. Save the model, and load "
+            "and export it in a process with KERAS_BACKEND=tensorflow."
+        )
     is_onnx = str(path).endswith(".onnx")
     needed = ["tensorflow"]
     if is_onnx:
@@ -52,7 +63,6 @@ def export(model, path):
                 f"Writing {path} needs {package}: "
                 f"pip install keras_nasnet[{'onnx' if is_onnx else package}]"
             )
-    folder = os.path.dirname(os.path.abspath(path))
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         written = os.path.join(temporary, "model.onnx" if is_onnx else "model")
         fused = fuse(model)
@@ -99,4 +109,5 @@ def _noise(model):
     """Returns two images that the model takes."""
     size = [n or default_size(model) for n in model.input_shape[1:3]]
     shape = (2, *size, model.input_shape[-1])
-    return np.random.default_rng(0).uniform(-1, 1, shape).astype("float32")
+    limits = value_range(normalization_of(model))
+    return np.random.default_rng(0).uniform(*limits, shape).astype("float32")

@@ -5,6 +5,9 @@ import warnings
 
 import numpy as np
 
+# What counts as an image among the files of a folder.
+EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
+
 
 def load_image(path, size, crop=0.875):
     """Reads an image file as pixels for a network.
@@ -33,7 +36,9 @@ def load_image(path, size, crop=0.875):
     ```
     """
     with _readable(path) as image:
-        image = _upright_rgb(image, size)
+        # Lets JPEG skip the detail of images far larger than needed.
+        image.draft("RGB", (4 * size[1], 4 * size[0]))
+        image = _upright_rgb(image)
         side = max(1, round(min(image.size) * crop))
         left, top = ((n - side) // 2 for n in image.size)
         # `resize(box=...)` would let pixels outside the box in.
@@ -41,6 +46,30 @@ def load_image(path, size, crop=0.875):
         height, width = size
         image = image.resize((width, height), _bilinear())
         return np.asarray(image, dtype="uint8")
+
+
+def load_whole_image(path, side):
+    """Reads an image file as `load_image` does, but whole.
+
+    Args:
+        path: Path of an image file of any format that Pillow reads.
+        side: Pixels of the shorter side to which larger images are reduced.
+
+    Returns:
+        A `uint8` array `(height, width, 3)`.
+
+    Raises:
+        ValueError: As `load_image`.
+    """
+    with _readable(path) as image:
+        image.draft("RGB", (side, side))
+        image = _upright_rgb(image)
+        factor = side / min(image.size)
+        if factor < 1:
+            image = image.resize(
+                [max(1, round(n * factor)) for n in image.size], _bilinear()
+            )
+        return np.asarray(image)
 
 
 def _pillow():
@@ -80,10 +109,8 @@ def _readable(path):
         raise ValueError(f"{path} cannot be read: {error}") from None
 
 
-def _upright_rgb(image, size):
+def _upright_rgb(image):
     pil = _pillow()
-    # Lets JPEG skip the detail of images far larger than needed.
-    image.draft("RGB", (4 * size[1], 4 * size[0]))
     image = pil.ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         # Pillow would cut 16-bit values off instead of scaling them.

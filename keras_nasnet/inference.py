@@ -133,6 +133,10 @@ def takes_pixels(model):
     """Whether a model scales pixels in [0, 255] itself."""
     images = {id(tensor) for tensor in model.inputs}
     return any(
-        isinstance(la, keras.layers.Rescaling) and id(la.input) in images
-        for la in model.layers
+        isinstance(layer, keras.layers.Rescaling)
+        or (isinstance(layer, keras.Model) and takes_pixels(layer))
+        for layer in model.layers
+        # A nested model is applied to what is not its own input.
+        for node in layer._inbound_nodes
+        if any(id(x) in images for x in keras.tree.flatten(node.input_tensors))
     )

@@ -1,6 +1,7 @@
 """Running TensorFlow Lite files, with nothing but LiteRT and NumPy."""
 
 import collections
+import re
 import time
 
 import numpy as np
@@ -30,10 +31,7 @@ class LiteModel:
     def __init__(self, path, threads=1):
         self._interpreter = _interpreter(path, threads)
         (self._input,) = self._interpreter.get_input_details()
-        # In the order of the signature's names, as Keras orders a dictionary.
-        self._outputs = sorted(
-            self._interpreter.get_output_details(), key=lambda o: o["name"]
-        )
+        self._outputs = _outputs(self._interpreter)
         found = metadata.read(path)
         self.labels = found.labels
         self.normalization = found.normalization
@@ -52,6 +50,11 @@ class LiteModel:
     def input_dtype(self):
         """Name of the data type of the input."""
         return np.dtype(self._input["dtype"]).name
+
+    @property
+    def input_step(self):
+        """Difference between two neighbouring values of an integer input."""
+        return self._input["quantization"][0]
 
     def __call__(self, x):
         """Runs the network once.
@@ -104,17 +107,21 @@ class LiteModel:
             ValueError: If the image cannot be read, or if the file does not
                 say how to scale it.
         """
-        if self.normalization is None:
-            raise ValueError(
-                "the .tflite file does not say how images have to be scaled. "
-                "Write it with `keras_nasnet.export_tflite`."
-            )
+        self.check_classifies()
         batch, height, width, _ = self.input_shape
         mean, std = self.normalization
         pixels = (read_pixels(path, (height, width)) - mean) / std
         scores = self(np.repeat(pixels, batch, axis=0))[0][0]
         names = self.labels or [f"class {i}" for i in range(len(scores))]
         return best(scores, names, top)
+
+    def check_classifies(self):
+        """Raises a `ValueError` if the file does not say how to use it."""
+        if self.normalization is None:
+            raise ValueError(
+                "the .tflite file does not say how images have to be scaled. "
+                "Write it with `keras_nasnet.export_tflite`."
+            )
 
     def operators(self):
         """Counts the operators by type, as they are in the file."""
@@ -150,6 +157,18 @@ class LiteModel:
             if i >= warm_up:
                 times.append(time.perf_counter() - start)
         return times
+
+
+def _outputs(interpreter):
+    """Returns the details of the outputs, in the order of the Keras model's."""
+    if not interpreter.get_signature_list():
+        return interpreter.get_output_details()
+    details = interpreter.get_signature_runner().get_output_details()
+    names = sorted(details)
+    if all(re.fullmatch(r"output_\d+", name) for name in names):
+        # Those of a list. Keras sorts the names of a dictionary as they are.
+        names.sort(key=lambda name: int(name.removeprefix("output_")))
+    return [details[name] for name in names]
 
 
 def _interpreter(path, threads):

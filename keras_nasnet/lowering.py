@@ -55,11 +55,16 @@ def fuse(model):
     >>> np.allclose(fused(image), model(image), atol=1e-4)
     True
     """
-    if isinstance(model, keras.Sequential) and model.inputs:
-        # Says what goes in and out like any other model.
-        model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+    model = as_functional(model)
     inputs, outputs = trace(model)
     return emit(inputs, simplify(outputs, keep_cells=True), like=model)
+
+
+def as_functional(model):
+    """Returns a sequential model as one that tells what goes in and out."""
+    if isinstance(model, keras.Sequential) and model.inputs:
+        return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+    return model
 
 
 def simplify(outputs, keep_norms=False, keep_cells=False, merge=True):
@@ -178,14 +183,6 @@ def _trace_layer(layer, inputs, name):
     return None
 
 
-def _node(op, inputs, channels, name, weights=None, **attributes):
-    return Node(op, inputs, channels, name, attributes, weights or {})
-
-
-def _relu(x, name):
-    return _node("relu", (x,), x.channels, name)
-
-
 def _convolution(op, layer, kernel, bias, x, name, **attributes):
     """Returns a node for a plain or a depthwise convolution."""
     kernel = _array(kernel)
@@ -247,7 +244,9 @@ def _trace_relu(layer, x, name):
 
 
 def _trace_norm(layer, x, name):
-    if layer.axis not in (-1, 3) or not (layer.scale and layer.center):
+    is_plain = layer.axis in (-1, 3) and layer.scale and layer.center
+    # That of vectors is no convolution.
+    if not is_plain or layer.input_spec.ndim != 4:
         return None
     return _node(
         "norm",

@@ -12,8 +12,10 @@ import numpy as np
 
 from keras_nasnet import conversion
 from keras_nasnet import metadata
+from keras_nasnet.calibration import normalization_of
 from keras_nasnet.calibration import read_images
 from keras_nasnet.calibration import value_range
+from keras_nasnet.cells import Cell
 from keras_nasnet.classifier import Classifier
 from keras_nasnet.inference import class_names
 from keras_nasnet.litert import LiteModel
@@ -27,6 +29,8 @@ QUANTIZED_AGREEMENT = 0.9
 IMAGES = 200
 RUNS = 20
 LICENCE = "Apache-2.0"
+# Layers that a classifier may end in.
+CLASSIFIERS = {"Activation", "Classifier", "Dense", "Softmax"}
 # Names that layers have in networks of ours, whatever was made of them.
 CELL = re.compile(r"(^|_)cell_(stem_)?\d")
 
@@ -93,7 +97,8 @@ def export_tflite(
 
     Args:
         model: A functional model with cells of this package and one image as
-            its input, of any backend. An auxiliary head is left out. Also
+            its input, of any backend. An auxiliary head is left out, and
+            logits of a classifier become probabilities. Also
             what `fuse()` and `keras_nasnet.compression` make of one.
         path: Where to write: a path that ends in `.tflite`.
         quantization: `None`; `"float16"` and `"weight_only_int8"` for smaller
@@ -141,9 +146,17 @@ def export_tflite(
     _check_model(model)
     _check_packages(quantization)
     labels = _labels(labels, model)
-    low, high = value_range(model)
+    model = _with_softmax(model)
+    if normalization is None:
+        normalization = normalization_of(model)
+    low, high = value_range(normalization)
     if representative_data is not None:
-        images = read_images(representative_data, model, IMAGES)
+        images = read_images(representative_data, model, IMAGES, normalization)
+        if len(images) < batch_size:
+            raise ValueError(
+                f"`representative_data` must be at least `batch_size` images. "
+                f"Received: {len(images)} images, batch_size={batch_size}"
+            )
     elif conversion.QUANTIZATIONS.get(quantization):
         raise ValueError(
             f"`quantization={quantization!r}` needs `representative_data`: "
@@ -155,21 +168,23 @@ def export_tflite(
             low, high, (16, *model.input_shape[1:])
         )
         images = images.astype("float32")
-    if normalization is None:
-        std = 255 / (high - low)
-        normalization = (-low * std, std)
     if min_agreement is None:
         min_agreement = FLOAT_AGREEMENT
         if quantization is not None:
             min_agreement = QUANTIZED_AGREEMENT
 
     progress = keras.utils.Progbar(2, unit_name="step") if verbose else None
+    if progress:
+        progress.update(0)
     folder = os.path.dirname(os.path.abspath(path))
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         made = os.path.join(temporary, "model.tflite")
+        samples = _with_whole_range(images, low, high)
         _convert(
-            model, made, temporary, quantization, io_dtype, batch_size, images
+            model, made, temporary, quantization, io_dtype, batch_size, samples
         )
+        if io_dtype == "uint8":
+            _check_steps(made, low, high)
         _add_metadata(made, model, labels, normalization)
         if progress:
             progress.add(1)
@@ -237,7 +252,7 @@ def _check_model(model):
 
 def _has_cells(model):
     return any(
-        CELL.search(layer.name) or _has_cells(layer)
+        isinstance(layer, Cell) or CELL.search(layer.name) or _has_cells(layer)
         for layer in getattr(model, "layers", [])
     )
 
@@ -263,8 +278,46 @@ def _without_auxiliary_head(model):
     return model
 
 
+def _with_softmax(model):
+    """Lets a classifier that returns logits return probabilities."""
+    last = model.layers[-1]
+    if not isinstance(last, Classifier) or (
+        keras.activations.serialize(last.activation) != "linear"
+    ):
+        return model
+    outputs = keras.layers.Softmax(name="probabilities")(model.output)
+    return keras.Model(model.input, outputs, name=model.name)
+
+
 def _is_classifier(model):
-    return model.layers[-1].name.endswith(PREDICTIONS_LAYER)
+    if len(model.outputs) > 1 or len(model.output_shape) != 2:
+        return False
+    last = model.layers[-1]
+    last = getattr(last, "layer", last)  # in a wrapper of a twin
+    # By name, because a twin has layers of another library.
+    return type(last).__name__ in CLASSIFIERS
+
+
+def _with_whole_range(images, low, high):
+    """Returns images with the darkest and the brightest value there can be.
+
+    Files for integers clip what is outside the range that they have seen, and
+    apps feed the bytes of pixels, whose range is fixed.
+    """
+    images = images.copy()
+    images[0].flat[:2] = low, high
+    return images
+
+
+def _check_steps(path, low, high):
+    """Raises an error if a step of the input is not that of a pixel."""
+    step = LiteModel(path).input_step
+    if not np.isclose(step, (high - low) / 255, rtol=0.02):
+        raise ValueError(
+            '`io_dtype="uint8"` needs a network whose input goes from '
+            f"{low:g} to {high:g}, so that pixels fit. Its steps are "
+            f'{step:.3g}. Use `io_dtype="float32"`.'
+        )
 
 
 def _labels(labels, model):

@@ -103,6 +103,7 @@ def test_plot(capsys, tmp_path, request, kind):
         ("summary cifar --input-size 4", "at least 8 pixels"),
         ("summary cifar --input-size 1 2 3", "--input-size takes the height"),
         ("summary cifar --input-size 0", "--input-size takes the height"),
+        ("predict a.png --top 0", "--top must be at least 1"),
         ("plot nasnet-a --out a.gif", "must end in one of .png, .svg, .pdf"),
         ("plot nasnet-a --out none/a.png", "folder of `to_file`"),
     ],

@@ -254,11 +254,10 @@ class TestFolder:
     def test_held_out_images_are_spread(self, folder, held_out, out):
         kept, held = datasets.load_folder(folder, held_out)
         assert (kept.count, held.count) == (30 - 3 * len(out), 3 * len(out))
-        everything = datasets.load(folder, "train").dataset
         expected = [
-            (image, label)
-            for i, (image, label) in enumerate(everything.as_numpy_iterator())
-            if i % 10 in out
+            (np.array(Image.open(f"{folder}/{name}/{i:02}.png")), label)
+            for label, name in enumerate(CLASS_NAMES)
+            for i in out
         ]
         found = list(held.dataset.as_numpy_iterator())
         assert len(found) == len(expected)
@@ -285,6 +284,54 @@ class TestFolder:
         for image, grey in zip(images, (40, 200), strict=True):
             assert image.shape == (9, 12, 3)
             assert np.abs(image.astype(int) - grey).max() <= 2
+
+    def test_upright(self, folder, tmp_path):
+        """As `keras-nasnet predict` reads it: turned by its EXIF tag."""
+        pixels = np.zeros((8, 12, 3), "uint8")
+        pixels[:4] = 255
+        exif = Image.Exif()
+        exif[0x0112] = 6  # lies on its side
+        path = tmp_path / "pictures" / "blue" / "00.png"
+        Image.fromarray(pixels).save(path, exif=exif)
+        split = datasets.load(folder, "train")
+        found = [image for image, _ in split.dataset.as_numpy_iterator()]
+        (image,) = [i for i in found if i.shape == (12, 8, 3)]
+        np.testing.assert_array_equal(image, np.rot90(pixels, -1))
+
+    def test_large_photographs_are_reduced(self, folder, tmp_path):
+        path = tmp_path / "pictures" / "red" / "00.jpg"
+        Image.new("RGB", (1300, 2600), "red").save(path)
+        split = datasets.load(folder, "train")
+        shapes = {i.shape for i, _ in split.dataset.as_numpy_iterator()}
+        assert shapes == {(32, 32, 3), (1280, 640, 3)}
+
+    def test_little_is_kept_in_memory(self, folder, monkeypatch):
+        kept = []
+        cache = tf.data.Dataset.cache
+        monkeypatch.setattr(
+            tf.data.Dataset,
+            "cache",
+            lambda self: kept.append(self.element_spec) or cache(self),
+        )
+        split = datasets.load(folder, "train")
+        datasets.cifar_train(split.dataset, 4, seed=0)
+        assert kept[0][0].shape == (32, 32, 3)
+
+    def test_classes_alternate(self, folder):
+        split = datasets.load(folder, "train")
+        labels = [label for _, label in split.dataset.as_numpy_iterator()]
+        assert len(set(labels[:8])) == 3
+
+    def test_no_such_folder(self):
+        with pytest.raises(ValueError, match="no folder './pictuers'"):
+            datasets.load("./pictuers", "train")
+
+    def test_damaged_file_is_named(self, folder, tmp_path):
+        path = tmp_path / "pictures" / "green" / "03.png"
+        path.write_bytes(path.read_bytes()[:60])
+        split = datasets.load(folder, "train")
+        with pytest.raises(tf.errors.InvalidArgumentError, match="green/03"):
+            list(split.dataset.as_numpy_iterator())
 
     def test_errors(self, tmp_path):
         (tmp_path / "one").mkdir()

@@ -166,6 +166,14 @@ class TestCommand:
         images = tf.image.resize(images, (80, 80)) / 127.5 - 1
         self.check(folder, labels, tmp_path, images, input_shape=(80, 80, 3))
 
+    def test_classes_in_another_order(self, folder, tmp_path):
+        names = CLASS_NAMES[::-1]
+        model = keras_nasnet.NASNetTiny(
+            weights=None, classes=3, class_names=names, **NETWORK
+        )
+        with pytest.raises(ValueError, match="in another order"):
+            self.run(model, folder, tmp_path)
+
     def test_other_classes(self, folder, tmp_path):
         model = keras_nasnet.NASNetTiny(weights=None, classes=4, **NETWORK)
         with pytest.raises(ValueError, match="3 classes .* knows 4"):

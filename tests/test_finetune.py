@@ -101,6 +101,11 @@ class TestFreeze:
             if not is_of_batch_norm(weight.path)
         }
 
+    def test_unknown_layer_is_found_first(self, batches, tmp_path):
+        with pytest.raises(ValueError, match="`unfreeze_from`"):
+            run(make_network(), batches, tmp_path, unfreeze_from="cell_9")
+        assert not list(tmp_path.iterdir())
+
     def test_unknown_layer(self):
         with pytest.raises(ValueError) as error:
             finetune.freeze(make_network(), "cell_9")
@@ -235,6 +240,10 @@ class TestSplits:
         with pytest.raises(ValueError, match=f"`held_out` .* {message}"):
             finetune.load_splits(folder, "train", None, None, held_out)
 
+    def test_no_such_folder(self):
+        with pytest.raises(ValueError, match="no folder '/none'"):
+            finetune.load_splits("/none", "train", None, None, 0.2)
+
     def test_data_set_without_eval_split(self):
         with pytest.raises(ValueError, match="mnist .* --eval_split"):
             finetune.load_splits("mnist", "train", None, None, 0.2)
@@ -275,3 +284,11 @@ def test_command(folder, tmp_path, monkeypatch, capsys):
         "predictions/kernel",
         "predictions/bias",
     }
+    assert inference.load_classifier(str(workdir / "best.keras"))
+    assert len((workdir / "log_head.csv").read_text().splitlines()) == 2
+    assert list((workdir / "tensorboard" / "head").iterdir())
+    arguments = (f"--dataset={folder}", f"--workdir={workdir}")
+    with pytest.raises(ValueError, match="other settings: .*held_out"):
+        run_command(finetune, *arguments, f"--weights={weights}")
+    with pytest.raises(ValueError, match="--epochs .* needs --unfreeze_from"):
+        run_command(finetune, *arguments, "--epochs=3")

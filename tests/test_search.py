@@ -215,7 +215,6 @@ class TestPPO:
             assert gradient[place] == pytest.approx(slope, rel=0.02, abs=1e-4)
 
     def test_baseline(self):
-        assert ppo.update_baseline(None, [0.5], self.config) == 0.5
         assert ppo.update_baseline(0.5, [1.0, 0.0], self.config) == (
             pytest.approx((0.5 * 0.95 + 0.05) * 0.95)
         )

@@ -142,6 +142,92 @@ class TestIntegerFile:
         assert lines[1].split()[-3:-1] == ["1.00", "1"]
 
 
+def test_pixels_go_in_as_they_are(model, tmp_path):
+    """However dark the pictures were that the ranges come from."""
+    dark = images(30, 32, 32, 3).clip(-1, -0.2)
+    report = export_tflite(
+        model,
+        tmp_path / "x.tflite",
+        "int8",
+        representative_data=dark,
+        io_dtype="uint8",
+        min_agreement=0,
+        verbose=False,
+    )
+    step, zero = LiteModel(report.path)._input["quantization"]
+    assert step == pytest.approx(1 / 127.5, rel=0.01)
+    assert abs(zero - 127.5) <= 1
+
+
+class TestHeads:
+    def export(self, model, tmp_path, **settings):
+        path = tmp_path / "x.tflite"
+        x = images(8, 32, 32, 3).clip(-1, 1)
+        report = export_tflite(
+            model, path, representative_data=x, verbose=False, **settings
+        )
+        outputs = LiteModel(path).predict_on_batch(x)
+        assert relative_difference(outputs, run(model, x)) < 1e-4
+        return report
+
+    @pytest.mark.parametrize("quantization", [None, "int8"])
+    def test_of_plain_keras(self, quantization, tmp_path):
+        trunk = randomize(small_network(include_top=False, pooling="avg"))
+        x = keras.layers.BatchNormalization()(trunk.output)
+        x = keras.layers.Dense(8)(x)
+        x = keras.layers.ReLU()(x)
+        x = keras.layers.Dense(3, activation="softmax")(x)
+        model = keras.Model(trunk.input, x)
+        if quantization is None:
+            report = self.export(model, tmp_path, labels=["a", "b", "c"])
+            assert report.agreement == 1
+            assert metadata.read(report.path).labels == ["a", "b", "c"]
+            return
+        report = export_tflite(
+            model,
+            tmp_path / "x.tflite",
+            quantization,
+            representative_data=images(20, 32, 32, 3).clip(-1, 1),
+            min_agreement=0.3,
+            verbose=False,
+        )
+        assert report.operators["FULLY_CONNECTED"] == 2
+
+    def test_sequential(self, tmp_path):
+        trunk = randomize(small_network(include_top=False, pooling="avg"))
+        head = keras.layers.Dense(3, activation="softmax")
+        model = keras.Sequential([trunk, head])
+        assert self.export(model, tmp_path).agreement == 1
+
+    def test_logits_become_probabilities(self, tmp_path):
+        model = randomize(
+            small_network(classifier_activation=None, class_names=LABELS)
+        )
+        path = tmp_path / "x.tflite"
+        export_tflite(model, path, verbose=False)
+        x = images(4, 32, 32, 3)
+        expected = keras.ops.softmax(run(model, x))
+        outputs = LiteModel(path).predict_on_batch(x)
+        np.testing.assert_allclose(outputs, expected, atol=1e-4)
+        (answer,) = LiteModel(path).classify(CAT, top=1)
+        (same,) = keras_nasnet.predict(model, CAT, top=1)
+        assert answer.name == same.name
+        assert answer.probability == pytest.approx(same.probability, abs=1e-3)
+
+    def test_many_outputs_in_order(self, tmp_path):
+        model = randomize(small_network(include_top=False))
+        taps = [la.output for la in model.layers if "cell" in la.name]
+        taps += [keras.layers.ReLU()(tap) for tap in taps]
+        taps += [keras.layers.ReLU()(tap) for tap in taps[:2]]
+        model = keras.Model(model.input, taps)
+        assert len(taps) == 12
+        export_tflite(model, tmp_path / "x.tflite", verbose=False)
+        x = images(2, 32, 32, 3)
+        outputs = LiteModel(tmp_path / "x.tflite").predict_on_batch(x)
+        for found, expected in zip(outputs, run(model, x), strict=True):
+            assert relative_difference(found, expected) < 1e-4
+
+
 @pytest.mark.parametrize("quantization", ["float16", "weight_only_int8"])
 def test_small_float_files(model, files, quantization, tmp_path):
     if quantization == "weight_only_int8":
@@ -252,17 +338,31 @@ def mediapipe_python():
     return python
 
 
+def read(data, model, count):
+    normalization = calibration.normalization_of(model)
+    return calibration.read_images(data, model, count, normalization)
+
+
 class TestImages:
+    def test_scaled_as_the_caller_says(self, model, tmp_path):
+        Image.new("RGB", (32, 32), "white").save(tmp_path / "a.png")
+        found = calibration.read_images(str(tmp_path), model, 1, (0.0, 255.0))
+        assert found.min() == found.max() == 1
+        with pytest.raises(ValueError, match=r"to \[0, 1\] .*-1"):
+            calibration.read_images(
+                np.full((1, 32, 32, 3), -1.0), model, 1, (0.0, 255.0)
+            )
+
     def test_folder(self, model, tmp_path):
         for i, name in enumerate(["a/1.png", "b/2.jpg", "b/3.png"]):
             path = tmp_path / name
             path.parent.mkdir(exist_ok=True)
             Image.new("RGB", (40, 50), (i * 100, 0, 0)).save(path)
         (tmp_path / "notes.txt").write_text("no image")
-        found = calibration.read_images(str(tmp_path), model, 10)
+        found = read(str(tmp_path), model, 10)
         assert found.shape == (3, 32, 32, 3)
         assert found.min() == -1
-        assert len(calibration.read_images(str(tmp_path), model, 2)) == 2
+        assert len(read(str(tmp_path), model, 2)) == 2
 
     def test_data_set_with_labels(self, model):
         import tensorflow as tf
@@ -270,7 +370,7 @@ class TestImages:
         x = images(10, 32, 32, 3).clip(-1, 1)
         data = tf.data.Dataset.from_tensor_slices((x, np.arange(10)))
         for given in (data, data.batch(4), list(x), x):
-            found = calibration.read_images(given, model, 6)
+            found = read(given, model, 6)
             np.testing.assert_allclose(found, x[:6])
 
     @pytest.mark.parametrize(
@@ -286,12 +386,12 @@ class TestImages:
     )
     def test_unusable(self, model, data, message):
         with pytest.raises(ValueError, match=message):
-            calibration.read_images(data, model, 10)
+            read(data, model, 10)
 
     def test_pixels_that_someone_scaled(self):
         model = small_network(include_preprocessing=True)
         with pytest.raises(ValueError, match=r"to \[0, 255\]"):
-            calibration.read_images(np.full((2, 32, 32, 3), 0.5), model, 10)
+            read(np.full((2, 32, 32, 3), 0.5), model, 10)
 
 
 class TestRefusals:
@@ -304,6 +404,14 @@ class TestRefusals:
             ({"quantization": "int8"}, "needs `representative_data`"),
             ({"io_dtype": "int8"}, "`io_dtype` must be"),
             ({"io_dtype": "uint8"}, 'needs `quantization="int8"`'),
+            (
+                {
+                    "quantization": "int8",
+                    "representative_data": np.zeros((3, 32, 32, 3)),
+                    "batch_size": 4,
+                },
+                "at least `batch_size` images",
+            ),
             ({"batch_size": 0}, "`batch_size` must be a positive integer"),
             ({"labels": ["one"]}, "name the 10 classes .* 1 labels"),
         ],

@@ -237,11 +237,33 @@ class TestRun:
         with pytest.raises(ValueError) as error:
             train.train(other, str(run.workdir))
         assert (
-            "`workdir` holds a run with other settings: "
+            f"{run.workdir} holds a run with other settings: "
             "learning_rate, pipeline_args." in str(error.value)
         )
         with open(run.workdir / "recipe.json") as file:
-            assert recipes.Recipe(**json.load(file)) == run.recipe
+            settings = json.load(file)
+        assert recipes.Recipe(**settings) == run.recipe
+
+    def test_last_update_of_an_epoch_diverges(self, tmp_path):
+        """Its loss is still that of before."""
+        model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        model.compile(keras.optimizers.SGD(float("inf")), "mse")
+        good = checkpoints.Backup(str(tmp_path))
+        good.set_model(model)
+        good.on_epoch_end(0)
+        with pytest.raises(FloatingPointError, match="is not finite at step 1"):
+            model.fit(
+                np.ones((2, 1)),
+                np.zeros((2, 1)),
+                2,
+                verbose=0,
+                callbacks=[good],
+            )
+        assert [file.name for file in tmp_path.iterdir()] == [
+            "epoch_1.weights.h5"
+        ]
+        good.restore(model)
+        assert np.isfinite(model.get_weights()[0]).all()
 
     def test_loss_that_is_not_finite(self, run, folder, tmp_path, monkeypatch):
         class Poison(Steps):
@@ -617,7 +639,8 @@ class TestCommand:
             genotype,
         )
         original = recipes.get("imagenet_mobile")
-        model = {**original.model, "genotype": GENOTYPE.to_dict()}
+        model = train.with_genotype(original, GENOTYPE).model
+        assert model["genotype"] == GENOTYPE.to_dict()
         assert recipe == dataclasses.replace(original, **changes, model=model)
 
     def test_unknown_recipe(self):

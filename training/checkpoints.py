@@ -7,6 +7,7 @@ import re
 import tempfile
 
 import keras
+import numpy as np
 
 
 def save_model(model, path):
@@ -25,7 +26,33 @@ def save_model(model, path):
 
 def write_json(data, path):
     """Writes a JSON file whole or not at all."""
-    _write(json.dumps(data, indent=2), path)
+    write_text(json.dumps(data, indent=2), path)
+
+
+def check_settings(settings, path):
+    """Keeps runs with different settings out of one folder.
+
+    Args:
+        settings: Dictionary of JSON-compatible values.
+        path: Path of the file that an earlier run wrote its settings to, which
+            need not exist.
+
+    Raises:
+        ValueError: If the earlier run had others.
+    """
+    if not os.path.exists(path):
+        return
+    with open(path) as file:
+        earlier = json.load(file)
+    # As the file would hold it, without tuples.
+    settings = json.loads(json.dumps(settings))
+    changed = sorted(k for k in settings if settings[k] != earlier.get(k))
+    if changed:
+        raise ValueError(
+            f"{os.path.dirname(path)} holds a run with other settings: "
+            f"{', '.join(changed)}. Choose another folder, or give the "
+            f"settings in {path}."
+        )
 
 
 def cut_log(path, epochs):
@@ -39,7 +66,7 @@ def cut_log(path, epochs):
         with open(path) as file:
             lines = file.readlines()
         # The first line names the columns.
-        _write("".join(lines[: epochs + 1] if epochs else []), path)
+        write_text("".join(lines[: epochs + 1] if epochs else []), path)
 
 
 class Backup(keras.callbacks.Callback):
@@ -75,6 +102,7 @@ class Backup(keras.callbacks.Callback):
         return epoch
 
     def on_epoch_end(self, epoch, logs=None):
+        _check_weights(self.model)
         os.makedirs(self.folder, exist_ok=True)
         earlier = self._epochs()
         temporary = os.path.join(self.folder, "unfinished.weights.h5")
@@ -142,15 +170,31 @@ class StopAtNonFiniteLoss(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         loss = (logs or {}).get("loss")
         if loss is not None and not math.isfinite(loss):
-            step = keras.ops.convert_to_numpy(self.model.optimizer.iterations)
-            raise FloatingPointError(
-                f"The loss became {loss} at step {step}. Everything up to the "
-                "last complete epoch is kept. Lower the learning rate, or "
-                "clip gradients more, and train in another folder."
-            )
+            raise _divergence(self.model, f"The loss became {loss}")
 
 
-def _write(text, path):
+def _check_weights(model):
+    """Raises an error if an update has made weights useless.
+
+    The loss of a step is that before its update, so the last step of an epoch
+    tells only by the weights.
+    """
+    for weight in model.trainable_variables:
+        if not np.isfinite(keras.ops.convert_to_numpy(weight)).all():
+            raise _divergence(model, f"{weight.path} is not finite")
+
+
+def _divergence(model, what):
+    step = keras.ops.convert_to_numpy(model.optimizer.iterations)
+    return FloatingPointError(
+        f"{what} at step {step}. Everything up to the last complete epoch is "
+        "kept. Lower the learning rate, or clip gradients more, and train in "
+        "another folder."
+    )
+
+
+def write_text(text, path):
+    """Writes a text file whole or not at all."""
     with open(f"{path}.new", "w") as file:
         file.write(text)
     os.replace(f"{path}.new", path)

@@ -24,7 +24,10 @@ from absl import flags
 
 import keras_nasnet
 from keras_nasnet import compression
+from keras_nasnet.answers import SMALL_IMAGE
 from keras_nasnet.inference import class_names
+from keras_nasnet.inference import default_size
+from keras_nasnet.inference import head
 from keras_nasnet.inference import load_classifier
 from keras_nasnet.litert import LiteModel
 from training import checkpoints
@@ -40,8 +43,22 @@ METHODS = {
     "int8": (None, "int8"),
     "qat_int8": ("quantization_aware", "int8"),
     "pruned": ("prune", None),
-    "clustered": ("cluster", None),
+    # In float, batch norms would multiply every filter by its own number.
+    "clustered": ("cluster", "weight_only_int8"),
 }
+# Flags that make other results of the same working folder.
+SETTINGS = (
+    "model",
+    "dataset",
+    "train_split",
+    "eval_split",
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "sparsity",
+    "clusters",
+    "seed",
+)
 
 
 def define_flags():
@@ -138,12 +155,13 @@ def compress(model, method, batches, steps, settings):
     import tensorflow_model_optimization as tfmot
 
     # Half of the training to remove weights, half of it to get over that.
+    steps = max(1, steps * settings.epochs // 2)
     schedule = tfmot.sparsity.keras.PolynomialDecay(
         0.0,
         settings.sparsity,
         begin_step=0,
-        end_step=max(1, steps * settings.epochs // 2),
-        frequency=10,
+        end_step=steps,
+        frequency=max(1, min(10, steps // 10)),
     )
     twin = compression.prune(model, schedule)
     train(twin, *arguments, [tfmot.sparsity.keras.UpdatePruningStep()])
@@ -161,7 +179,7 @@ def measure(path, split):
         A `Result`.
     """
     file = LiteModel(path, os.cpu_count())
-    _, prepare = datasets.PIPELINES["cifar"]
+    _, prepare = datasets.PIPELINES[pipeline_for(file.input_shape[1])]
     batches = prepare(split.dataset, 100, image_size=file.input_shape[1])
     accuracy = evaluate.evaluate(file, batches, split.count)
     with open(path, "rb") as content:
@@ -174,6 +192,11 @@ def measure(path, split):
         latency=statistics.median(single.benchmark(50)),
         partitions=single.partitions(),
     )
+
+
+def pipeline_for(size):
+    """Returns the name of the pipeline for images of a size."""
+    return "cifar" if size <= SMALL_IMAGE else "inception"
 
 
 def print_table(results):
@@ -194,13 +217,21 @@ def main(_):
     model = load_classifier(FLAGS.model)
     data = datasets.load(FLAGS.dataset, FLAGS.train_split, FLAGS.data_dir)
     held_out = datasets.load(FLAGS.dataset, FLAGS.eval_split, FLAGS.data_dir)
-    prepare, prepare_eval = datasets.PIPELINES["cifar"]
-    batches = prepare(data.dataset, FLAGS.batch_size, FLAGS.seed)
+    evaluate.check_classes(head(model).class_names, data, FLAGS.model)
+    size = model.input_shape[1] or default_size(model)
+    prepare, prepare_eval = datasets.PIPELINES[pipeline_for(size)]
+    batches = prepare(
+        data.dataset, FLAGS.batch_size, FLAGS.seed, image_size=size
+    )
     steps = data.count // FLAGS.batch_size
     # To measure ranges on: images as they are, not moved or blanked.
-    plain = prepare_eval(data.dataset.take(200), 200)
+    plain = prepare_eval(data.dataset.take(200), 200, image_size=size)
     samples = np.asarray(next(iter(plain))[0])
 
+    settings = {name: FLAGS[name].value for name in SETTINGS}
+    record = os.path.join(FLAGS.workdir, "settings.json")
+    checkpoints.check_settings(settings, record)
+    checkpoints.write_json(settings, record)
     path = os.path.join(FLAGS.workdir, "results.json")
     results = {}
     if os.path.exists(path):

@@ -11,8 +11,15 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from keras_nasnet.images import EXTENSIONS
+from keras_nasnet.images import load_whole_image
+
 AUTOTUNE = tf.data.AUTOTUNE
-IMAGE_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
+# Photographs of a folder are reduced to this many pixels on the shorter side,
+# twice what any network here sees, so that some thousand fit into memory.
+LARGEST_SIDE = 640
+# How many images are shuffled at a time.
+SMALL_IMAGES, PHOTOGRAPHS = 50_000, 2_000
 
 
 class Split(NamedTuple):
@@ -37,10 +44,11 @@ def load(name, split, data_dir=None):
         A `Split`, its data set yielding (uint8 image, label).
 
     Raises:
-        ValueError: If a folder holds no images.
+        ValueError: If a folder does not exist or holds no images.
     """
     if os.path.isdir(name):
         return load_folder(name)[0]
+    check_name(name)
     import tensorflow_datasets as tfds
 
     dataset, info = tfds.load(
@@ -52,6 +60,12 @@ def load(name, split, data_dir=None):
     )
     count = info.splits[split].num_examples
     return Split(dataset, count, info.features["label"].names)
+
+
+def check_name(name):
+    """Raises an error if a data set's name is the path of no folder."""
+    if name.startswith((".", "~", os.sep)):
+        raise ValueError(f"There is no folder {name!r}.")
 
 
 def load_folder(folder, held_out=0.0):
@@ -74,7 +88,7 @@ def load_folder(folder, held_out=0.0):
         files = sorted(
             os.path.join(folder, name, file)
             for file in os.listdir(os.path.join(folder, name))
-            if file.lower().endswith(IMAGE_ENDINGS)
+            if file.lower().endswith(EXTENSIONS)
         )
         if not files:
             raise ValueError(f"{os.path.join(folder, name)!r} has no images.")
@@ -82,6 +96,8 @@ def load_folder(folder, held_out=0.0):
             # Spreads the held out images evenly over the sorted names.
             is_out = int((i + 1) * held_out) > int(i * held_out)
             parts[is_out].append((file, label))
+    # Classes alternate, so that shuffling later needs few images in memory.
+    np.random.default_rng(0).shuffle(parts[0])
     if len(class_names) < 2:
         raise ValueError(
             f"{folder!r} must have a subfolder of images for each of at "
@@ -92,9 +108,14 @@ def load_folder(folder, held_out=0.0):
 
 def _files_split(examples, class_names):
     def read(file, label):
-        image = tf.io.decode_image(
-            tf.io.read_file(file), channels=3, expand_animations=False
+        # By Pillow, as `keras-nasnet predict` does: TensorFlow leaves
+        # photographs lying on their side, and its errors name no file.
+        image = tf.numpy_function(
+            lambda path: load_whole_image(path.decode(), LARGEST_SIDE),
+            [file],
+            tf.uint8,
         )
+        image.set_shape((None, None, 3))
         return image, label
 
     files = tf.constant([file for file, _ in examples], tf.string)
@@ -126,7 +147,7 @@ def cifar_train(
 
     def augment(image, seed):
         seeds = tf.random.split(tf.stack([seed, 0]), 3)
-        image = _normalized(_square(image, image_size), whiten)
+        image = _normalized(image, whiten)
         image = tf.pad(image, [[pad, pad], [pad, pad], [0, 0]])
         image = tf.image.stateless_random_crop(
             image, (image_size, image_size, 3), seeds[0]
@@ -134,7 +155,11 @@ def cifar_train(
         image = tf.image.stateless_random_flip_left_right(image, seeds[1])
         return _cut_out(image, cutout, seeds[2]) if cutout else image
 
-    return _training_batches(dataset.cache(), batch_size, seed, 50_000, augment)
+    def cut(image, label):
+        return _square(image, image_size), label
+
+    small = dataset.map(cut, AUTOTUNE).cache()
+    return _training_batches(small, batch_size, seed, SMALL_IMAGES, augment)
 
 
 def cifar_eval(dataset, batch_size, whiten=False, image_size=32, **_):
@@ -189,7 +214,7 @@ def inception_train(dataset, batch_size, seed, image_size=224):
             image = _random_brightness(image, seeds[3])
         return tf.clip_by_value(image, 0, 1) * 2 - 1
 
-    return _training_batches(dataset, batch_size, seed, 10_000, augment)
+    return _training_batches(dataset, batch_size, seed, PHOTOGRAPHS, augment)
 
 
 def inception_eval(dataset, batch_size, image_size=224, **_):

@@ -16,6 +16,7 @@ from absl import flags
 
 from keras_nasnet.answers import SMALL_IMAGE
 from keras_nasnet.inference import default_size
+from keras_nasnet.inference import head
 from keras_nasnet.inference import load_classifier
 from keras_nasnet.inference import takes_pixels
 from keras_nasnet.litert import LiteModel
@@ -84,6 +85,23 @@ def evaluate(model, dataset, images=None):
     return Accuracy(100 * top_1 / count, 100 * top_5 / count, count)
 
 
+def check_classes(names, split, model):
+    """Raises an error if a model and a data set name classes differently.
+
+    Args:
+        names: Names of the model's classes in order, `None` if it has none.
+        split: A `datasets.Split`.
+        model: What the model is called.
+    """
+    if names and list(names) != list(split.class_names):
+        raise ValueError(
+            "The classes of the data set are others than those of the model, "
+            f"or in another order. Data set: "
+            f"{', '.join(split.class_names[:5])}; {model}: "
+            f"{', '.join(names[:5])}."
+        )
+
+
 def _as_pixels(images, labels):
     """Undoes `preprocess_input`."""
     return (images + 1) * 127.5, labels
@@ -93,10 +111,12 @@ def main(_):
     if FLAGS.model.endswith(".tflite"):
         model = LiteModel(FLAGS.model, os.cpu_count())
         classes = model.output_shape[-1]
+        names = model.labels
         wants_pixels = model.normalization == (0, 1)
     else:
         model = load_classifier(FLAGS.model)
         classes = model.outputs[0].shape[-1]
+        names = head(model).class_names
         wants_pixels = takes_pixels(model)
     split = datasets.load(FLAGS.dataset, FLAGS.split, FLAGS.data_dir)
     if classes != len(split.class_names):
@@ -104,6 +124,7 @@ def main(_):
             f"--model must know the {len(split.class_names)} classes of "
             f"--dataset. {FLAGS.model} knows {classes}."
         )
+    check_classes(names, split, FLAGS.model)
     # Files for phones have a known size.
     size = model.input_shape[1] or default_size(model)
     pipeline = "cifar" if size <= SMALL_IMAGE else "inception"

@@ -7,7 +7,8 @@ Run:
 The folder has one subfolder of images per class. First only the new
 classifier is trained, then also the cells from `--unfreeze_from` on; batch
 norms keep their statistics. `final.keras` in the working folder knows its
-classes:
+classes, and so does `best.keras`, the best one by the accuracy on the held out
+images:
 
     keras-nasnet predict IMAGE --model runs/mine/final.keras
 """
@@ -31,6 +32,19 @@ NETWORKS = {
     "mobile": (keras_nasnet.NASNetMobile, "imagenet", "inception", 224),
     "large": (keras_nasnet.NASNetLarge, "imagenet", "inception", 331),
 }
+# Flags that make another network of the same working folder.
+SETTINGS = (
+    "model",
+    "weights",
+    "dataset",
+    "train_split",
+    "eval_split",
+    "held_out",
+    "unfreeze_from",
+    "learning_rate",
+    "batch_size",
+    "seed",
+)
 
 
 def define_flags():
@@ -111,6 +125,8 @@ def finetune(
     """
     phases = [("head", None, head_epochs, learning_rate)]
     if unfreeze_from:
+        # Raises an error for a wrong name before hours have passed.
+        freeze(model, unfreeze_from)
         phases.append(("cells", unfreeze_from, epochs, learning_rate / 10))
     for phase, first, phase_epochs, rate in phases:
         freeze(model, first)
@@ -121,13 +137,30 @@ def finetune(
             jit_compile=False,
         )
         backup = checkpoints.Backup(os.path.join(workdir, f"backup_{phase}"))
+        done = backup.restore(model)
+        log = os.path.join(workdir, f"log_{phase}.csv")
+        checkpoints.cut_log(log, done)
         model.fit(
             train_data,
             validation_data=eval_data,
-            initial_epoch=backup.restore(model),
+            initial_epoch=done,
             epochs=phase_epochs,
             shuffle=False,  # is done; Keras only warns
-            callbacks=[checkpoints.StopAtNonFiniteLoss(), backup],
+            callbacks=[
+                checkpoints.StopAtNonFiniteLoss(),
+                keras.callbacks.CSVLogger(log, append=True),
+                keras.callbacks.TensorBoard(
+                    os.path.join(workdir, "tensorboard", phase)
+                ),
+                checkpoints.BestModel(
+                    os.path.join(workdir, "best.keras"),
+                    "accuracy",
+                    lambda model: model,
+                ),
+                # Last, so that an epoch counts as done when all else is
+                # written.
+                backup,
+            ],
             verbose=1 if sys.stdout.isatty() else 2,
         )
     checkpoints.save_model(model, os.path.join(workdir, "final.keras"))
@@ -161,6 +194,7 @@ def load_splits(dataset, train_split, eval_split, data_dir, held_out):
                 "share in (0, 1) of at least one image of some class."
             )
         return splits
+    datasets.check_name(dataset)
     if not eval_split:
         raise ValueError(
             f"{dataset} is a tfds data set, so --eval_split must name the "
@@ -174,6 +208,11 @@ def load_splits(dataset, train_split, eval_split, data_dir, held_out):
 
 def main(_):
     keras.utils.set_random_seed(FLAGS.seed)
+    if FLAGS["epochs"].present and not FLAGS.unfreeze_from:
+        raise ValueError(
+            "--epochs is for the cells, so it needs --unfreeze_from. The "
+            "classifier alone is trained for --head_epochs."
+        )
     factory, weights, pipeline, size = NETWORKS[FLAGS.model]
     train_split, eval_split = load_splits(
         FLAGS.dataset,
@@ -188,6 +227,11 @@ def main(_):
         class_names=train_split.class_names,
     )
     os.makedirs(FLAGS.workdir, exist_ok=True)
+    settings = {name: FLAGS[name].value for name in SETTINGS}
+    settings["class_names"] = train_split.class_names
+    path = os.path.join(FLAGS.workdir, "settings.json")
+    checkpoints.check_settings(settings, path)
+    checkpoints.write_json(settings, path)
     prepare, prepare_eval = datasets.PIPELINES[pipeline]
     batch_size = min(FLAGS.batch_size, train_split.count)
     eval_data = prepare_eval(eval_split.dataset, batch_size, image_size=size)

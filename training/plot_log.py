@@ -14,6 +14,7 @@ from absl import flags
 
 from keras_nasnet.canvas import picture_path
 from keras_nasnet.names import PREDICTIONS_LAYER
+from training import figures
 
 FLAGS = flags.FLAGS
 CURVES = {"training": ("", "#31507a"), "validation": ("val_", "#b0563b")}
@@ -72,9 +73,7 @@ def plot_log(log, out):
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend()
-    # No half file is ever seen.
-    sheet.savefig(f"{out}.new", format=os.path.splitext(out)[1][1:], dpi=120)
-    os.replace(f"{out}.new", out)
+    figures.save(sheet, out)
 
 
 def main(_):

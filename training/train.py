@@ -14,7 +14,6 @@ On several machines, start it on each with `--strategy=multiworker`, with a
 """
 
 import dataclasses
-import json
 import math
 import os
 import sys
@@ -26,6 +25,7 @@ from absl import flags
 
 import keras_nasnet
 from keras_nasnet.names import AUX_LAYER
+from keras_nasnet.names import GRADCAM_LAYER
 from keras_nasnet.names import PREDICTIONS_LAYER
 from training import checkpoints
 from training import datasets
@@ -89,7 +89,8 @@ def train(recipe, workdir, data_dir=None, seed=0, strategy=None):
     keras.utils.set_random_seed(seed)
     os.makedirs(workdir, exist_ok=True)
     record = os.path.join(workdir, "recipe.json")
-    _check_earlier_run(recipe, record)
+    settings = dataclasses.asdict(recipe)
+    checkpoints.check_settings(settings, record)
     if recipe.eval_split and os.path.isdir(recipe.dataset):
         raise ValueError(
             f"`eval_split` must be empty for a folder, which has no splits. "
@@ -129,7 +130,7 @@ def train(recipe, workdir, data_dir=None, seed=0, strategy=None):
     callbacks = _callbacks(recipe)
     # Of several workers, only the first one writes.
     if strategy.extended.should_checkpoint:
-        checkpoints.write_json(dataclasses.asdict(recipe), record)
+        checkpoints.write_json(settings, record)
         checkpoints.cut_log(os.path.join(workdir, "log.csv"), done)
         callbacks = [
             *_writing_callbacks(recipe, workdir, model),
@@ -198,7 +199,11 @@ def compile_model(model, optimizer, recipe):
     loss = keras.losses.CategoricalCrossentropy(
         label_smoothing=recipe.label_smoothing
     )
-    losses, weights, metrics = loss, None, ["accuracy"]
+    # Objects, and an optimizer that is built: whatever is created while the
+    # first step is traced makes TensorFlow trace it again.
+    metrics = [keras.metrics.CategoricalAccuracy(name="accuracy")]
+    losses, weights = loss, None
+    optimizer.build(model.trainable_variables)
     if _has_aux_head(model):
         losses = {PREDICTIONS_LAYER: loss, AUX_LAYER: loss}
         weights = {PREDICTIONS_LAYER: 1.0, AUX_LAYER: recipe.aux_weight}
@@ -273,21 +278,24 @@ def _writing_callbacks(recipe, workdir, model):
     return callbacks
 
 
-def _check_earlier_run(recipe, record):
-    """Keeps two recipes out of one run."""
-    if not os.path.exists(record):
-        return
-    with open(record) as file:
-        earlier = json.load(file)
-    # As the file would hold it, without tuples.
-    data = json.loads(json.dumps(dataclasses.asdict(recipe)))
-    changed = sorted(k for k in data if data[k] != earlier.get(k))
-    if changed:
-        raise ValueError(
-            f"`workdir` holds a run with other settings: "
-            f"{', '.join(changed)}. Choose another folder, or give the "
-            f"settings in {record}."
-        )
+def with_genotype(recipe, genotype):
+    """Returns a recipe for other cells of the same width.
+
+    Args:
+        recipe: A recipe for NASNet-A.
+        genotype: A `Genotype`, whose cells may concatenate another number of
+            states.
+    """
+    factory = getattr(keras_nasnet, recipe.factory)
+    known = factory(**{**recipe.model, "weights": None})
+    features = known.get_layer(GRADCAM_LAYER).output
+    width = features.shape[-1] // len(keras_nasnet.NASNET_A.normal.outputs)
+    model = {
+        **recipe.model,
+        "genotype": genotype.to_dict(),
+        "penultimate_filters": width * len(genotype.normal.outputs),
+    }
+    return dataclasses.replace(recipe, model=model)
 
 
 def recipe_from_flags():
@@ -296,8 +304,7 @@ def recipe_from_flags():
     changes = {n: FLAGS[n].value for n in OVERRIDES if FLAGS[n].present}
     if FLAGS.genotype:
         genotype = keras_nasnet.Genotype.load(FLAGS.genotype)
-        model = {**recipe.model, "genotype": genotype.to_dict()}
-        changes["model"] = model
+        recipe = with_genotype(recipe, genotype)
     return dataclasses.replace(recipe, **changes)
 
 

@@ -1,9 +1,12 @@
-"""The second half of the training of NASNet-A (2 @ 384) on CIFAR-10.
+"""Another cycle of training for NASNet-A (2 @ 384) on CIFAR-10.
 
-Starts from the packed result of the first half, at the learning rate that a
-schedule over both halves would have reached by then, and without drop path:
-the first half ended with a training accuracy as low as the network's accuracy
-on images that it had not seen.
+Starts from the packed result of `cifar10_tiny`, at the learning rate that one
+schedule over both would have reached by then, and without drop path: the first
+cycle ended with a training accuracy (89.2 %, of images that were moved, blanked
+and dropped from) no higher than its accuracy on the test images.
+
+Took the network from 87.93 % to 89.58 % on the test images, in about 8 minutes
+per epoch on two cores.
 
 Run:
 

@@ -22,9 +22,11 @@ from training.search import ppo
 from training.search.controller import Controller
 
 STATE_FILE = "policy.npz"
-# Proposals drawn at most to find a new architecture, before an old one is
-# proposed again.
+# How often new architectures are looked for before old ones are proposed again.
 PATIENCE = 100
+# How many of these times an old one that turns up teaches the policy, at no
+# cost. More of them, and one that has settled learns only what it knows.
+LESSONS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,13 +72,15 @@ class Policy:
     def propose(self, count):
         """Returns a list of `count` new `Proposal`s."""
         found = []
-        for _ in range(PATIENCE):
+        for attempt in range(PATIENCE):
             for proposal in self._sample(count - len(found)):
                 identity = self.space.identity(proposal.decisions)
                 if not self.repeat and identity in self.rewards:
-                    self._learn(proposal, self.rewards[identity])
+                    if attempt < LESSONS:
+                        self._learn(proposal, self.rewards[identity])
                 elif not self.repeat and identity in self.pending:
-                    self.pending[identity].append(proposal)
+                    if attempt < LESSONS:
+                        self.pending[identity].append(proposal)
                 else:
                     self.pending.setdefault(identity, [])
                     found.append(self._numbered(proposal))
@@ -149,7 +153,8 @@ class Policy:
     def _learn(self, proposal, reward):
         """Learns from a reward."""
 
-    def _arguments(self):
+    def arguments(self):
+        """Returns all arguments but the space, as JSON-compatible values."""
         return {"seed": self.seed, "repeat": self.repeat}
 
     def _state(self):
@@ -157,7 +162,7 @@ class Policy:
             "policy": type(self).__name__,
             "space_class": type(self.space).__name__,
             "space": self.space.get_config(),
-            "arguments": self._arguments(),
+            "arguments": self.arguments(),
             "rng": self.rng.bit_generator.state,
             "proposed": self.proposed,
             "rewards": self.rewards,
@@ -252,9 +257,9 @@ class EvolutionPolicy(Policy):
         self.alive.append((tuple(proposal.decisions), reward))
         self.alive = self.alive[-self.population :]
 
-    def _arguments(self):
+    def arguments(self):
         return {
-            **super()._arguments(),
+            **super().arguments(),
             "population": self.population,
             "tournament": self.tournament,
         }
@@ -365,15 +370,15 @@ class ControllerPolicy(Policy):
             *map(tf.convert_to_tensor, (taken, old_log_probs, advantages))
         )
 
-    def _arguments(self):
+    def arguments(self):
         return {
-            **super()._arguments(),
+            **super().arguments(),
             "units": self.units,
             "config": dataclasses.asdict(self.config),
         }
 
     def _variables(self):
-        return [*self.controller.variables, *self.optimizer.variables]
+        return [*self.controller.weights, *self.optimizer.variables]
 
     def _state(self):
         return {

@@ -74,13 +74,11 @@ def update_baseline(baseline, rewards, config):
     """Returns the moving average after some more rewards.
 
     Args:
-        baseline: Float, or `None` before the first rewards.
+        baseline: Float, the average so far.
         rewards: Array of rewards, in the order in which they came.
         config: A `PPOConfig`.
     """
     for reward in rewards:
-        if baseline is None:
-            baseline = float(reward)
         decay = config.baseline_decay
         baseline = decay * baseline + (1 - decay) * float(reward)
     return baseline

@@ -1,0 +1,160 @@
+"""Training that compresses: what it promises holds in the network and file."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from keras_nasnet import Block
+from keras_nasnet import CellGenotype
+from keras_nasnet import Genotype
+from keras_nasnet import export_tflite
+from tests.commands import run_command
+from tests.networks import images
+from tests.networks import randomize
+from tests.networks import relative_difference
+from tests.networks import run
+from tests.networks import small_network
+
+pytest.importorskip("tensorflow")
+tfmot = pytest.importorskip("tensorflow_model_optimization")
+tf_keras = pytest.importorskip("tf_keras")
+pytest.importorskip("ai_edge_litert")
+if keras.config.backend() != "tensorflow":
+    pytest.skip("needs TensorFlow", allow_module_level=True)
+from keras_nasnet import compression  # noqa: E402
+from tests.runs import write_pictures  # noqa: E402
+from training import compress  # noqa: E402
+
+CELL = CellGenotype(
+    [
+        Block(("sep_conv_3x3", 0), ("avg_pool_3x3", 1)),
+        Block(("conv_1x7_7x1", 1), ("max_pool_3x3", 0)),
+    ]
+)
+X = images(16, 32, 32, 3)
+Y = np.arange(16) % 3
+
+
+@pytest.fixture(scope="module")
+def model():
+    return randomize(small_network(genotype=Genotype(CELL, CELL), classes=3))
+
+
+def fit(twin, *callbacks, epochs=4):
+    twin.compile(
+        tf_keras.optimizers.SGD(1e-3, momentum=0.9),
+        "sparse_categorical_crossentropy",
+    )
+    history = twin.fit(
+        X, Y, 8, epochs, verbose=0, callbacks=list(callbacks)
+    ).history["loss"]
+    assert history[-1] < history[0]
+
+
+def kernels(model):
+    """Returns the kernels of convolutions that mix channels."""
+    return [
+        w
+        for layer in model.layers
+        if type(layer) is keras.layers.Conv2D
+        for w in [np.array(layer.kernel)]
+    ]
+
+
+class TestQuantizationAware:
+    @pytest.fixture(scope="class")
+    def twin(self, model):
+        twin = compression.quantization_aware(model)
+        # Ranges are learned from zero, so it takes some steps to see.
+        fit(twin, epochs=8)
+        return twin
+
+    def test_rounds_everything(self, model, twin):
+        wrapped = [
+            layer
+            for layer in twin.layers
+            if layer.weights and not layer.name.startswith("quantize_layer")
+        ]
+        assert all(layer.name.startswith("quant_") for layer in wrapped)
+        assert len(wrapped) > 20
+
+    def test_file_computes_what_the_twin_does(self, twin, tmp_path):
+        report = export_tflite(
+            twin,
+            tmp_path / "x.tflite",
+            "int8",
+            representative_data=X,
+            verbose=False,
+        )
+        assert report.max_difference < 0.1
+        assert report.partitions <= 2
+
+
+@pytest.mark.parametrize("kind", ["pruned", "clustered"])
+def test_compressed(kind, model, tmp_path):
+    if kind == "pruned":
+        schedule = tfmot.sparsity.keras.ConstantSparsity(0.5, 0, frequency=1)
+        twin = compression.prune(model, schedule)
+        fit(twin, tfmot.sparsity.keras.UpdatePruningStep())
+    else:
+        twin = compression.cluster(model, 4)
+        fit(twin)
+    restored = compression.restore(twin, model)
+    assert isinstance(restored, keras.Model)
+    found = kernels(restored)
+    assert len(found) > 10
+    for kernel in found:
+        if kind == "pruned":
+            assert np.mean(kernel == 0) == pytest.approx(0.5, abs=0.05)
+        else:
+            assert len(np.unique(kernel)) <= 4
+    expected = twin.predict(X, verbose=0)
+    assert relative_difference(run(restored, X), expected) < 1e-4
+    # It has learned something, and is not the network it came from.
+    assert np.abs(expected - run(model, X)).max() > 1e-3
+    report = export_tflite(restored, tmp_path / "x.tflite", verbose=False)
+    assert report.agreement == 1
+
+
+def test_twins_start_as_the_network(model):
+    never = tfmot.sparsity.keras.ConstantSparsity(0.5, begin_step=1000)
+    twin = compression.prune(model, never)
+    expected = run(model, X)
+    assert relative_difference(twin.predict(X, verbose=0), expected) < 1e-4
+
+
+def test_without_the_library(model, monkeypatch):
+    monkeypatch.setattr(
+        compression.importlib.util, "find_spec", lambda name: None
+    )
+    with pytest.raises(ImportError, match=r"keras_nasnet\[compression\]"):
+        compression.cluster(model, 4)
+
+
+def test_command(model, tmp_path, capsys):
+    model.save(tmp_path / "model.keras")
+    arguments = (
+        f"--model={tmp_path / 'model.keras'}",
+        f"--dataset={write_pictures(tmp_path / 'pictures', 8)}",
+        f"--workdir={tmp_path / 'out'}",
+        "--batch_size=8",
+        "--epochs=1",
+    )
+    run_command(compress, *arguments, "--method=float32", "--method=pruned")
+    path = tmp_path / "out/results.json"
+    results = json.loads(path.read_text())
+    assert list(results) == ["float32", "pruned"]
+    for method, result in results.items():
+        file = tmp_path / f"out/{method}.tflite"
+        assert result["size"] == file.stat().st_size
+        assert 0 <= result["top_1"] <= 100
+        assert result["partitions"] == 1
+    # Zeros take less room once the file is compressed.
+    assert results["pruned"]["gzip_size"] < results["float32"]["gzip_size"]
+    # What is done is not done again.
+    written = file.stat().st_mtime_ns
+    run_command(compress, *arguments, "--method=float32", "--method=pruned")
+    assert file.stat().st_mtime_ns == written
+    assert "| pruned |" in capsys.readouterr().out

@@ -1,0 +1,377 @@
+"""Searches in real processes lose nothing, whatever is killed."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+
+import keras_nasnet
+from tests.commands import run_command
+
+pytest.importorskip("tensorflow")
+pytest.importorskip("ray")
+if keras.config.backend() != "tensorflow":
+    pytest.skip("needs TensorFlow", allow_module_level=True)
+from keras_nasnet import litert  # noqa: E402
+from tests import run_search  # noqa: E402
+from tests import runs  # noqa: E402
+from training import recipes  # noqa: E402
+from training import train  # noqa: E402
+from training.search import budgets  # noqa: E402
+from training.search import child  # noqa: E402
+from training.search import report  # noqa: E402
+from training.search import rerank  # noqa: E402
+from training.search import run  # noqa: E402
+from training.search.decisions import NASNetSpace  # noqa: E402
+from training.search.history import History  # noqa: E402
+from training.search.history import read_lines  # noqa: E402
+from training.search.policies import POLICIES  # noqa: E402
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def start(folder, trials=12, policy="random", evaluator=None, **engine):
+    """Starts a search in a process of its own."""
+    folder.mkdir(exist_ok=True)
+    task = {
+        "workdir": str(folder),
+        "notes": str(folder / "notes"),
+        "trials": trials,
+        "policy": policy,
+        "evaluator": {"seconds": 0.1, **(evaluator or {})},
+        "engine": {"concurrent": 2, "cpus": 0.5, **engine},
+    }
+    command = [sys.executable, "-m", "tests.run_search", json.dumps(task)]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process, code=0):
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == code, output
+    return output
+
+
+def results(folder):
+    return list(read_lines(folder / "history.jsonl"))
+
+
+def notes(folder):
+    path = folder / "notes"
+    return path.read_text().split() if path.exists() else []
+
+
+def wait_for(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+class TestRay:
+    def test_killed_again_and_again(self, tmp_path):
+        folder = tmp_path / "search"
+        for stop in (3, 10, 17):
+            process = start(folder, 30, "controller")
+            wait_for(lambda stop=stop: len(notes(folder)) >= stop)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        finish(start(folder, 30, "controller"))
+        numbers = [line["number"] for line in results(folder)]
+        assert sorted(numbers) == list(range(1, 31))
+        # Every child was trained to its end once.
+        assert sorted(map(int, notes(folder))) == sorted(numbers)
+        # What the last process knew is what the whole history teaches.
+        policy = POLICIES["controller"](run_search.SPACE)
+        History(policy, folder)
+        policy.save(tmp_path)
+        with (
+            np.load(tmp_path / "policy.npz") as lived,
+            np.load(folder / "policy.npz") as interrupted,
+        ):
+            for key in lived:
+                np.testing.assert_array_equal(lived[key], interrupted[key])
+        assert not (folder / "ray").exists()
+
+    def test_killed_children(self, tmp_path):
+        evaluator = {"killed": [2, 5], "hopeless": [3], "failing": [4]}
+        finish(start(tmp_path / "search", 8, evaluator=evaluator))
+        lines = {x["number"]: x for x in results(tmp_path / "search")}
+        assert sorted(lines) == list(range(1, 9))
+        failures = {n: x["failure"] for n, x in lines.items() if "failure" in x}
+        assert failures == {3: "Its process died.", 4: "Pretends to."}
+        assert lines[3]["reward"] is lines[4]["reward"] is None
+        for number in (2, 5):
+            expected = sum(lines[number]["decisions"]) / 18
+            assert lines[number]["reward"] == expected
+            assert lines[number]["epoch"] == 2
+
+    def test_children_that_fall_behind_are_stopped(self, tmp_path):
+        folder = tmp_path / "search"
+        finish(start(folder, 12, stop_early=True))
+        lines = results(folder)
+        assert sorted(x["number"] for x in lines) == list(range(1, 13))
+        assert all(line["reward"] is not None for line in lines)
+
+    def test_nothing_works(self, tmp_path):
+        """A wrong setting is not the children's failure."""
+        folder = tmp_path / "search"
+        output = finish(start(folder, evaluator={"broken": True}), code=1)
+        assert "No child can be trained" in output
+        assert "there is no such package" in output
+        assert not results(folder)
+        # Mended, the same command does everything.
+        finish(start(folder))
+        assert len(results(folder)) == 12
+
+    def test_impossible_resources(self, tmp_path):
+        output = finish(start(tmp_path / "search", gpus=1000), code=1)
+        assert "1000 GPUs, but no machine has more than 0" in output
+
+    def test_two_searches_at_once(self, tmp_path):
+        folders = [tmp_path / "a", tmp_path / "b"]
+        processes = [start(folder) for folder in folders]
+        wait_for(lambda: notes(folders[0]) or processes[0].poll())
+        output = finish(start(folders[0]), code=1)
+        assert "Another process searches in" in output
+        for process, folder in zip(processes, folders):
+            finish(process)
+            assert len(results(folder)) == len(set(notes(folder))) == 12
+
+    def test_head_killed_and_restarted(self, tmp_path):
+        port = 20_000 + os.getpid() % 20_000
+        address = f"127.0.0.1:{port}"
+        folder = tmp_path / "search"
+        head = Head(port, tmp_path)
+        try:
+            process = start(folder, 20, address=address)
+            wait_for(lambda: len(notes(folder)) >= 5 or process.poll())
+            head.kill()
+            process.kill()
+            process.wait()
+            before = len(results(folder))
+            assert 3 <= before < 20
+            head = Head(port, tmp_path)
+            finish(start(folder, 20, address=address))
+        finally:
+            head.kill()
+        numbers = [line["number"] for line in results(folder)]
+        assert sorted(numbers) == list(range(1, 21))
+        assert sorted(map(int, notes(folder))) == sorted(numbers)
+
+
+class Head:
+    """A Ray cluster of this machine, in a process group of its own."""
+
+    def __init__(self, port, folder):
+        ray = pathlib.Path(sys.executable).parent / "ray"
+        self.process = subprocess.Popen(
+            [
+                *(str(ray), "start", "--head", "--block", f"--port={port}"),
+                *("--num-cpus=2", "--include-dashboard=false"),
+                "--object-store-memory=100000000",
+                "--node-ip-address=127.0.0.1",
+            ],
+            env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        for line in self.process.stdout:
+            if "--block" in line:
+                break
+
+    def kill(self):
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+# Cells of one block, few images: seconds for a child.
+SPACE = NASNetSpace(1, ["identity", "max_pool_3x3", "conv_1x1"], tied=True)
+BUDGET = budgets._cifar(
+    filters=4, num_cells=1, epochs=2, images=256, size=8, batch_size=32
+)
+
+
+class TestChild:
+    def train(self, cifar10_dir, budget=BUDGET, **settings):
+        evaluator = child.ChildEvaluator(
+            SPACE, budget, str(cifar10_dir), **settings
+        )
+        return list(evaluator((0, 1, 2, 1, 0), seed=3))
+
+    def test_learns_on_held_out_images(self, cifar10_dir, monkeypatch):
+        loaded = []
+        load = child.datasets.load
+        monkeypatch.setattr(
+            child.datasets,
+            "load",
+            lambda name, split, data_dir: (
+                loaded.append(split) or load(name, split, data_dir)
+            ),
+        )
+        child._load.cache_clear()
+        first, second = self.train(cifar10_dir)
+        assert loaded == ["train[:256]", "train[45000:]"]
+        assert not first["done"] and second["done"]
+        assert (first["epoch"], second["epoch"]) == (1, 2)
+        for result in (first, second):
+            assert 0.05 < result["reward"] < 0.5
+        model = train.build_model(
+            BUDGET.recipe_for(SPACE.decode((0, 1, 2, 1, 0))), list("0123456789")
+        )
+        assert second["parameters"] == model.count_params()
+        assert second["multiply_adds"] == keras_nasnet.count_macs(model)
+        # Same seed, same child; and the images are not read again.
+        assert self.train(cifar10_dir)[1] == second
+        assert len(loaded) == 2
+
+    @pytest.mark.parametrize(
+        ("error", "message"),
+        [
+            (FloatingPointError("nan"), "The loss is not a number."),
+            (MemoryError(), "Out of memory."),
+        ],
+    )
+    def test_failures(self, error, message, cifar10_dir, monkeypatch):
+        def fit(*_, **__):
+            raise error
+
+        monkeypatch.setattr(keras.Model, "fit", fit)
+        with pytest.raises(child.ChildFailed, match=message):
+            self.train(cifar10_dir)
+
+    def test_diverges(self, cifar10_dir):
+        budget = budgets._cifar(
+            **{"filters": 4, "num_cells": 1, "epochs": 2, "images": 256},
+            **{"size": 8, "batch_size": 32},
+            learning_rate=float("inf"),
+        )
+        with pytest.raises(child.ChildFailed, match="not a number"):
+            self.train(cifar10_dir, budget)
+
+    def test_time_limit(self, cifar10_dir):
+        with pytest.raises(child.ChildFailed, match="longer than 0.001 s"):
+            self.train(cifar10_dir, time_limit=0.001)
+
+
+@pytest.mark.parametrize("states", [1, 5])
+def test_recipe_for_other_cells(states):
+    """`train --genotype` keeps the width, whatever a cell concatenates."""
+    cell = keras_nasnet.CellGenotype(
+        [keras_nasnet.Block(("conv_1x1", 0), ("identity", 1))] * states
+    )
+    genotype = keras_nasnet.Genotype(cell, cell)
+    recipe = train.with_genotype(recipes.get("cifar10_tiny"), genotype)
+    model = train.build_model(recipe, list("0123456789"))
+    assert len(cell.outputs) == states
+    assert model.get_layer("cell_0").filters == 16
+
+
+class TestBudgets:
+    @pytest.mark.parametrize("name", list(budgets.BUDGETS))
+    def test_never_sees_test_images(self, name):
+        recipe = budgets.BUDGETS[name].recipe
+        assert recipe.train_split.startswith("train[:")
+        assert recipe.eval_split == "train[45000:]"
+        assert int(recipe.train_split[7:-1]) <= 45_000
+
+    def test_published(self):
+        recipe = budgets.BUDGETS["paper"].recipe
+        assert recipe.model["num_cells"] == 2
+        assert (recipe.epochs, recipe.schedule) == (20, "cosine")
+        assert recipe.train_split == "train[:45000]"
+
+    def test_width_is_that_of_the_first_cells(self):
+        """However many states a cell concatenates."""
+        for decisions in ((0, 1, 2, 1, 0), (0, 0, 2, 1, 0)):
+            genotype = SPACE.decode(decisions)
+            model = train.build_model(BUDGET.recipe_for(genotype), ["a", "b"])
+            assert model.get_layer("cell_0").filters == 4
+
+    @pytest.mark.parametrize("parameters", [3_000, 20_000])
+    def test_equal_size(self, parameters):
+        budget = budgets.Budget(BUDGET.recipe, 4, parameters)
+        for decisions in ((0, 1, 2, 1, 0), (0, 0, 2, 2, 1)):
+            recipe = budget.recipe_for(SPACE.decode(decisions))
+            model = train.build_model(recipe, list("0123456789"))
+            assert model.count_params() == pytest.approx(parameters, rel=0.2)
+
+
+def test_from_search_to_phone(cifar10_dir, tmp_path, monkeypatch, capsys):
+    """Search, report, rerank, train, predict, draw, export."""
+    monkeypatch.setitem(budgets.BUDGETS, "laptop", BUDGET)
+    monkeypatch.setitem(budgets.BUDGETS, "laptop_final", BUDGET)
+    data_dir = f"--data_dir={cifar10_dir}"
+    space = ["--num_blocks=1", "--operations=identity,max_pool_3x3,conv_1x1"]
+    folder = tmp_path / "search"
+    for trials in (2, 3):  # the second time it goes on
+        run_command(
+            run, f"--trials={trials}", f"--workdir={folder}", data_dir, *space
+        )
+    shown = capsys.readouterr().out
+    assert "Goes on after 2 children." in shown
+    assert "3/3" in shown
+    lines = results(folder)
+    assert sorted(line["number"] for line in lines) == [1, 2, 3]
+    assert all(0 < line["reward"] < 1 for line in lines)
+    best = max(lines, key=lambda line: line["reward"])
+    assert json.loads((folder / "best.json").read_text()) == best["genotype"]
+    assert list((folder / "tensorboard").iterdir())
+
+    with pytest.raises(ValueError, match="other settings: seed"):
+        run_command(
+            *(run, "--trials=4", "--seed=1", f"--workdir={folder}"), *space
+        )
+
+    run_command(report, f"--history={folder}", f"--out={tmp_path / 'report'}")
+    page = (tmp_path / "report/index.html").read_text()
+    assert f"{best['reward']:.4f}" in page
+    assert {f.name for f in (tmp_path / "report").iterdir()} == {
+        *("index.html", "curves.png", "best.png"),
+    }
+
+    ranked = tmp_path / "ranked"
+    runs.GENOTYPE.save(tmp_path / "pools.json")
+    run_command(
+        *(rerank, f"--history={folder}", "--top=1", f"--workdir={ranked}"),
+        *(data_dir, f"--genotypes={tmp_path / 'pools.json'}"),
+    )
+    table = (ranked / "rerank.csv").read_text().splitlines()
+    assert len(table) == 3
+    winner = ranked / "winner.json"
+    assert keras_nasnet.Genotype.load(winner).name == table[1].split(",")[0]
+
+    run_command(
+        train,
+        "--recipe=cifar10_tiny",
+        f"--workdir={tmp_path / 'trained'}",
+        f"--genotype={winner}",
+        "--train_split=train[:128]",
+        "--epochs=1",
+        data_dir,
+    )
+    model = keras.models.load_model(tmp_path / "trained/final.keras")
+    image = np.random.default_rng(0).uniform(-1, 1, (1, 32, 32, 3))
+    expected = model.predict(image, verbose=0)
+    assert expected.sum() == pytest.approx(1, abs=1e-5)
+    keras_nasnet.plot_cell(str(winner), tmp_path / "winner.png")
+    keras_nasnet.export_tflite(model, tmp_path / "winner.tflite")
+    phone = litert.LiteModel(tmp_path / "winner.tflite")
+    np.testing.assert_allclose(
+        phone.predict_on_batch(image.astype("float32")), expected, atol=1e-4
+    )
