@@ -56,7 +56,7 @@ def read_images(data, model, count, normalization):
     found = float(images.min()), float(images.max())
     is_outside = found[0] < low - slack or found[1] > high + slack
     # Pixels that someone scaled for a model that scales them itself.
-    is_scaled = high > 50 and found[1] <= 1
+    is_scaled = high == 255 and found[1] <= 1
     if not np.isfinite(found).all() or is_outside or is_scaled:
         raise ValueError(
             "`representative_data` must be scaled as for the model, to "

@@ -155,22 +155,8 @@ class Canvas:
 
     def save(self, path):
         """Writes the picture, whole or not at all, and returns its path."""
-        extension = os.path.splitext(path)[1][1:].lower()
-        partial = f"{path}.{os.getpid()}.tmp"
-        # Without a date, so that the same drawing gives the same file.
-        dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
-        try:
-            with self._drawing():
-                self._figure.savefig(
-                    partial,
-                    format=extension,
-                    dpi=120,
-                    metadata=dates.get(extension),
-                )
-            os.replace(partial, path)
-        finally:
-            if os.path.exists(partial):
-                os.remove(partial)
+        with self._drawing():
+            save_figure(self._figure, path)
         return path
 
     def _drawing(self):
@@ -178,3 +164,24 @@ class Canvas:
         # Text stays text in SVG, and the same drawing gives the same file.
         svg = {"svg.fonttype": "none", "svg.hashsalt": "keras_nasnet"}
         return self._style.context(["default", svg])
+
+
+def save_figure(figure, path):
+    """Writes a matplotlib figure, whole or not at all.
+
+    Args:
+        figure: A `matplotlib.figure.Figure`.
+        path: Path whose ending chooses the format.
+    """
+    extension = os.path.splitext(path)[1][1:].lower()
+    partial = f"{path}.{os.getpid()}.tmp"
+    # Without a date, so that the same drawing gives the same file.
+    dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    try:
+        figure.savefig(
+            partial, format=extension, dpi=120, metadata=dates.get(extension)
+        )
+        os.replace(partial, path)
+    finally:
+        if os.path.exists(partial):
+            os.remove(partial)

@@ -55,6 +55,15 @@ def check_settings(settings, path):
         )
 
 
+def keep_settings(settings, path):
+    """Writes down the settings of a run, unless an earlier one had others.
+
+    Args and errors as in `check_settings()`.
+    """
+    check_settings(settings, path)
+    write_json(settings, path)
+
+
 def cut_log(path, epochs):
     """Takes back what `CSVLogger` wrote after a number of epochs.
 

@@ -24,7 +24,6 @@ from absl import flags
 
 import keras_nasnet
 from keras_nasnet import compression
-from keras_nasnet.answers import SMALL_IMAGE
 from keras_nasnet.inference import class_names
 from keras_nasnet.inference import default_size
 from keras_nasnet.inference import head
@@ -179,7 +178,7 @@ def measure(path, split):
         A `Result`.
     """
     file = LiteModel(path, os.cpu_count())
-    _, prepare = datasets.PIPELINES[pipeline_for(file.input_shape[1])]
+    _, prepare = datasets.PIPELINES[datasets.pipeline_for(file.input_shape[1])]
     batches = prepare(split.dataset, 100, image_size=file.input_shape[1])
     accuracy = evaluate.evaluate(file, batches, split.count)
     with open(path, "rb") as content:
@@ -192,11 +191,6 @@ def measure(path, split):
         latency=statistics.median(single.benchmark(50)),
         partitions=single.partitions(),
     )
-
-
-def pipeline_for(size):
-    """Returns the name of the pipeline for images of a size."""
-    return "cifar" if size <= SMALL_IMAGE else "inception"
 
 
 def print_table(results):
@@ -219,7 +213,7 @@ def main(_):
     held_out = datasets.load(FLAGS.dataset, FLAGS.eval_split, FLAGS.data_dir)
     evaluate.check_classes(head(model).class_names, data, FLAGS.model)
     size = model.input_shape[1] or default_size(model)
-    prepare, prepare_eval = datasets.PIPELINES[pipeline_for(size)]
+    prepare, prepare_eval = datasets.PIPELINES[datasets.pipeline_for(size)]
     batches = prepare(
         data.dataset, FLAGS.batch_size, FLAGS.seed, image_size=size
     )
@@ -229,9 +223,9 @@ def main(_):
     samples = np.asarray(next(iter(plain))[0])
 
     settings = {name: FLAGS[name].value for name in SETTINGS}
-    record = os.path.join(FLAGS.workdir, "settings.json")
-    checkpoints.check_settings(settings, record)
-    checkpoints.write_json(settings, record)
+    checkpoints.keep_settings(
+        settings, os.path.join(FLAGS.workdir, "settings.json")
+    )
     path = os.path.join(FLAGS.workdir, "results.json")
     results = {}
     if os.path.exists(path):

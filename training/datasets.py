@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from keras_nasnet.answers import SMALL_IMAGE
 from keras_nasnet.images import EXTENSIONS
 from keras_nasnet.images import load_whole_image
 
@@ -233,6 +234,11 @@ PIPELINES = {
     "cifar": (cifar_train, cifar_eval),
     "inception": (inception_train, inception_eval),
 }
+
+
+def pipeline_for(size):
+    """Returns the name of the pipeline for networks of an image size."""
+    return "cifar" if size <= SMALL_IMAGE else "inception"
 
 
 def to_numpy(dataset):

@@ -14,7 +14,6 @@ import numpy as np
 from absl import app
 from absl import flags
 
-from keras_nasnet.answers import SMALL_IMAGE
 from keras_nasnet.inference import default_size
 from keras_nasnet.inference import head
 from keras_nasnet.inference import load_classifier
@@ -127,8 +126,7 @@ def main(_):
     check_classes(names, split, FLAGS.model)
     # Files for phones have a known size.
     size = model.input_shape[1] or default_size(model)
-    pipeline = "cifar" if size <= SMALL_IMAGE else "inception"
-    _, prepare = datasets.PIPELINES[pipeline]
+    _, prepare = datasets.PIPELINES[datasets.pipeline_for(size)]
     batches = prepare(
         split.dataset, FLAGS.batch_size, image_size=size, whiten=FLAGS.whiten
     )

@@ -229,9 +229,9 @@ def main(_):
     os.makedirs(FLAGS.workdir, exist_ok=True)
     settings = {name: FLAGS[name].value for name in SETTINGS}
     settings["class_names"] = train_split.class_names
-    path = os.path.join(FLAGS.workdir, "settings.json")
-    checkpoints.check_settings(settings, path)
-    checkpoints.write_json(settings, path)
+    checkpoints.keep_settings(
+        settings, os.path.join(FLAGS.workdir, "settings.json")
+    )
     prepare, prepare_eval = datasets.PIPELINES[pipeline]
     batch_size = min(FLAGS.batch_size, train_split.count)
     eval_data = prepare_eval(eval_split.dataset, batch_size, image_size=size)

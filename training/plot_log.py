@@ -13,8 +13,8 @@ from absl import app
 from absl import flags
 
 from keras_nasnet.canvas import picture_path
+from keras_nasnet.canvas import save_figure
 from keras_nasnet.names import PREDICTIONS_LAYER
-from training import figures
 
 FLAGS = flags.FLAGS
 CURVES = {"training": ("", "#31507a"), "validation": ("val_", "#b0563b")}
@@ -73,7 +73,7 @@ def plot_log(log, out):
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend()
-    figures.save(sheet, out)
+    save_figure(sheet, out)
 
 
 def main(_):

@@ -278,6 +278,23 @@ def _writing_callbacks(recipe, workdir, model):
     return callbacks
 
 
+def with_cells(recipe, genotype, filters):
+    """Returns a recipe for certain cells.
+
+    Args:
+        recipe: A recipe.
+        genotype: A `Genotype`.
+        filters: Integer, filters of the last cells. How many the last layer
+            has follows from how many states a cell concatenates.
+    """
+    model = {
+        **recipe.model,
+        "genotype": genotype.to_dict(),
+        "penultimate_filters": filters * len(genotype.normal.outputs),
+    }
+    return dataclasses.replace(recipe, model=model)
+
+
 def with_genotype(recipe, genotype):
     """Returns a recipe for other cells of the same width.
 
@@ -290,12 +307,7 @@ def with_genotype(recipe, genotype):
     known = factory(**{**recipe.model, "weights": None})
     features = known.get_layer(GRADCAM_LAYER).output
     width = features.shape[-1] // len(keras_nasnet.NASNET_A.normal.outputs)
-    model = {
-        **recipe.model,
-        "genotype": genotype.to_dict(),
-        "penultimate_filters": width * len(genotype.normal.outputs),
-    }
-    return dataclasses.replace(recipe, model=model)
+    return with_cells(recipe, genotype, width)
 
 
 def recipe_from_flags():

@@ -8,6 +8,7 @@ states a cell concatenates.
 import dataclasses
 
 import keras_nasnet
+from training import train
 from training.recipes import Recipe
 
 
@@ -50,14 +51,8 @@ class Budget:
         return self._recipe(genotype, nearest)
 
     def _recipe(self, genotype, filters):
-        states = len(genotype.normal.outputs)
-        model = {
-            **self.recipe.model,
-            "genotype": genotype.to_dict(),
-            # The filters double at each of two reductions.
-            "penultimate_filters": filters * states * 4,
-        }
-        return dataclasses.replace(self.recipe, model=model)
+        # They double at each of two reductions.
+        return train.with_cells(self.recipe, genotype, 4 * filters)
 
 
 def _count_params(recipe):

@@ -149,10 +149,9 @@ class History:
             self._learn(line)
         # What was finished when nobody was left to hear of it.
         for number, proposal in list(self.open.items()):
-            path = child_file(self.folder, number)
-            if os.path.exists(path):
-                with open(path) as file:
-                    self.answer(proposal, json.load(file))
+            result = read_child(self.folder, number)
+            if result:
+                self.answer(proposal, result)
         self.interrupted = list(self.open.values())
 
     def _propose_again(self, proposal):
@@ -175,6 +174,15 @@ class History:
 def child_file(folder, number):
     """Returns the path of the result of a child."""
     return os.path.join(folder, CHILDREN, f"{number}.json")
+
+
+def read_child(folder, number):
+    """Returns the result that a child left, `None` if it left none."""
+    path = child_file(folder, number)
+    if not os.path.exists(path):
+        return None
+    with open(path) as file:
+        return json.load(file)
 
 
 def read_lines(path):

@@ -10,6 +10,7 @@ as PNGs. Searches by the same policy make one curve, with a band over seeds.
 """
 
 import base64
+import heapq
 import html
 import json
 import os
@@ -19,8 +20,8 @@ from absl import app
 from absl import flags
 
 import keras_nasnet
+from keras_nasnet.canvas import save_figure
 from training import checkpoints
-from training import figures
 from training.search.history import RESULTS
 from training.search.history import read_lines
 from training.search.run import settings_file
@@ -75,9 +76,13 @@ def top_means(rewards, count):
         count: Integer, how many of the best are averaged; fewer while there
             are not as many.
     """
-    return np.array(
-        [np.sort(rewards[: i + 1])[-count:].mean() for i in range(len(rewards))]
-    )
+    best, means = [], []
+    for reward in rewards:
+        heapq.heappush(best, reward)
+        if len(best) > count:
+            heapq.heappop(best)
+        means.append(np.mean(best))
+    return np.array(means)
 
 
 def latest_means(values, window=WINDOW):
@@ -155,7 +160,7 @@ def plot_panels(panels, label, out):
         axes.grid(alpha=0.3)
     all_axes[0].set_ylabel(label)
     all_axes[0].legend()
-    figures.save(sheet, out)
+    save_figure(sheet, out)
 
 
 def write_report(folders, out):

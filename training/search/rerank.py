@@ -11,6 +11,7 @@ paper does this with its best 250.
 
 import csv
 import dataclasses
+import io
 import os
 import sys
 
@@ -18,6 +19,7 @@ from absl import app
 from absl import flags
 
 from keras_nasnet.genotypes import Genotype
+from training import checkpoints
 from training.search import run
 from training.search.budgets import BUDGETS
 from training.search.decisions import DecisionSpace
@@ -118,23 +120,22 @@ def write_table(lines, rewards, path):
         rewards: Their rewards in the search, `None` for other cells.
         path: Path of the CSV file.
     """
-    with open(f"{path}.new", "w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(COLUMNS)
-        for line in lines:
-            candidate = line["decisions"][0]
-            table.writerow(
-                [
-                    line["genotype"]["name"],
-                    line["reward"],
-                    rewards[candidate],
-                    line["parameters"],
-                    line["multiply_adds"],
-                    line["epoch"],
-                    line["seconds"],
-                ]
-            )
-    os.replace(f"{path}.new", path)
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(COLUMNS)
+    for line in lines:
+        table.writerow(
+            [
+                line["genotype"]["name"],
+                line["reward"],
+                rewards[line["decisions"][0]],
+                line["parameters"],
+                line["multiply_adds"],
+                line["epoch"],
+                line["seconds"],
+            ]
+        )
+    checkpoints.write_text(text.getvalue(), path)
 
 
 def main(_):
@@ -148,11 +149,10 @@ def main(_):
     policy = InOrderPolicy(
         CandidateSpace([c.to_dict() for c in cells]), FLAGS.seed
     )
-    arguments = run.engine_arguments()
     budget = dataclasses.replace(
         BUDGETS[FLAGS.budget], parameters=FLAGS.parameters
     )
-    run.run(policy, trials=len(cells), **{**arguments, "budget": budget})
+    run.run(policy, budget, len(cells), **run.engine_arguments())
     lines = [
         line
         for line in read_lines(os.path.join(FLAGS.workdir, RESULTS))

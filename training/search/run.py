@@ -89,8 +89,7 @@ def run(policy, budget, trials, workdir, data_dir, time_limit, **engine):
         "stop_early": engine.get("stop_early", False),
     }
     os.makedirs(workdir, exist_ok=True)
-    checkpoints.check_settings(settings, settings_file(workdir))
-    checkpoints.write_json(settings, settings_file(workdir))
+    checkpoints.keep_settings(settings, settings_file(workdir))
     evaluator = ChildEvaluator(policy.space, budget, data_dir, time_limit)
     with (
         History(policy, workdir) as history,
@@ -161,7 +160,6 @@ def leave_devices():
 def engine_arguments():
     """Returns what the flags of `define_engine_flags()` say."""
     return {
-        "budget": BUDGETS[FLAGS.budget],
         "workdir": os.path.expanduser(FLAGS.workdir),
         "data_dir": FLAGS.data_dir
         and os.path.abspath(os.path.expanduser(FLAGS.data_dir)),
@@ -178,7 +176,12 @@ def main(_):
     leave_devices()
     space = NASNetSpace(FLAGS.num_blocks, FLAGS.operations, tied=FLAGS.tied)
     policy = POLICIES[FLAGS.policy](space, seed=FLAGS.seed)
-    best = run(policy, trials=FLAGS.trials, **engine_arguments())
+    best = run(
+        policy,
+        BUDGETS[FLAGS.budget],
+        FLAGS.trials,
+        **engine_arguments(),
+    )
     if best is None:
         sys.exit("No child succeeded; history.jsonl says why.")
     path = os.path.join(FLAGS.workdir, "best.json")

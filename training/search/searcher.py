@@ -20,6 +20,7 @@ from ray.tune.search import Searcher
 from training import checkpoints
 from training.search.child import ChildFailed
 from training.search.history import child_file
+from training.search.history import read_child
 
 ROOT = pathlib.Path(__file__).parents[2]
 # How often a child is begun again whose process died, before it has failed.
@@ -63,11 +64,10 @@ class PolicySearcher(Searcher):
 
     def on_trial_complete(self, trial_id, result=None, error=False):
         proposal = self.trials.pop(trial_id)
-        path = child_file(self.history.folder, proposal.number)
-        if os.path.exists(path):
-            # What it wrote before anything happened to its process.
-            with open(path) as file:
-                result = json.load(file)
+        # What it wrote before anything happened to its process.
+        left = read_child(self.history.folder, proposal.number)
+        if left:
+            result = left
         elif error or not result:
             result = {METRIC: None, "failure": "Its process died."}
         if result.get(BROKEN):
@@ -125,9 +125,9 @@ class Trial(tune.Trainable):
 
     def step(self):
         # Left by a process that died before Ray heard of it.
-        if os.path.exists(self.path):
-            with open(self.path) as file:
-                return {**json.load(file), "done": True}
+        left = read_child(self.folder, self.number)
+        if left:
+            return left
         try:
             result = next(self.results)
         except ChildFailed as failure:
@@ -146,14 +146,16 @@ class Trial(tune.Trainable):
             }
         result["seed"] = self.seed
         result["seconds"] = round(time.monotonic() - self.started, 2)
-        if result["done"] and os.path.isdir(os.path.dirname(self.path)):
-            checkpoints.write_json(result, self.path)
+        path = child_file(self.folder, self.number)
+        # A machine that does not see the folder leaves it to Ray.
+        if result["done"] and os.path.isdir(os.path.dirname(path)):
+            checkpoints.write_json(result, path)
         return result
 
     def _begin(self, config):
         self.started = time.monotonic()
         self.seed = config["seed"]
-        self.path = child_file(self.folder, config["number"])
+        self.number = config["number"]
         self.results = self.evaluator(config["decisions"], self.seed)
 
 
@@ -200,16 +202,35 @@ def search(
     proposer = PolicySearcher(history, trials, on_result)
     try:
         _connect(address, cpus, gpus)
-        _tuner(
-            proposer,
-            evaluator,
-            folder,
-            storage,
-            concurrent,
-            cpus,
-            gpus,
-            stop_early,
-        ).fit()
+        tuner = tune.Tuner(
+            tune.with_resources(
+                tune.with_parameters(Trial, evaluator=evaluator, folder=folder),
+                {"cpu": cpus, "gpu": gpus},
+            ),
+            tune_config=tune.TuneConfig(
+                metric=METRIC,
+                mode="max",
+                search_alg=proposer,
+                scheduler=ASHAScheduler(max_t=MOST_EPOCHS)
+                if stop_early
+                else None,
+                num_samples=-1,
+                max_concurrent_trials=concurrent,
+                # Starting TensorFlow takes longer than a short epoch.
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name="search",
+                storage_path=storage,
+                failure_config=tune.FailureConfig(max_failures=RETRIES),
+                # Children are small, and trained again rather than resumed.
+                checkpoint_config=tune.CheckpointConfig(
+                    checkpoint_at_end=False
+                ),
+                verbose=0,
+            ),
+        )
+        tuner.fit()
     finally:
         ray.shutdown()
         shutil.rmtree(storage, ignore_errors=True)
@@ -219,35 +240,6 @@ def search(
         # Ray ends as if nothing had happened.
         raise KeyboardInterrupt
     return history.best
-
-
-def _tuner(
-    proposer, evaluator, folder, storage, concurrent, cpus, gpus, stop_early
-):
-    return tune.Tuner(
-        tune.with_resources(
-            tune.with_parameters(Trial, evaluator=evaluator, folder=folder),
-            {"cpu": cpus, "gpu": gpus},
-        ),
-        tune_config=tune.TuneConfig(
-            metric=METRIC,
-            mode="max",
-            search_alg=proposer,
-            scheduler=ASHAScheduler(max_t=MOST_EPOCHS) if stop_early else None,
-            num_samples=-1,
-            max_concurrent_trials=concurrent,
-            # Starting TensorFlow takes longer than a short epoch.
-            reuse_actors=True,
-        ),
-        run_config=tune.RunConfig(
-            name="search",
-            storage_path=storage,
-            failure_config=tune.FailureConfig(max_failures=RETRIES),
-            # Children are small, and trained again rather than resumed.
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            verbose=0,
-        ),
-    )
 
 
 def _connect(address, cpus, gpus):
