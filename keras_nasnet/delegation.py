@@ -7,6 +7,7 @@ and in. These rewrites avoid such operations.
 
 import numpy as np
 
+from keras_nasnet import passes
 from keras_nasnet.emission import emit
 from keras_nasnet.graph import count_readers
 from keras_nasnet.graph import rewrite
@@ -18,6 +19,8 @@ from keras_nasnet.lowering import trace
 VECTORS = {"dense", "flatten", "global_pool", "item", "opaque"}
 # The longest concatenation that XNNPACK takes.
 CONCAT_INPUTS = 4
+# How a convolution halves an image.
+HALVES = {"strides": (2, 2), "padding": "same"}
 
 
 def lower(model, integer=False, keep_norms=False, **settings):
@@ -46,11 +49,99 @@ def delegable(outputs, integer=False):
     Returns:
         A list of `Node`s.
     """
+    outputs = split_corners(outputs)
     outputs = split_concats(outputs)
     if integer:
         outputs = convolve_average_pools(outputs)
         outputs = convolve_relus(outputs)
     return outputs
+
+
+def split_corners(outputs):
+    """Computes each corner of a factorized reduction by itself.
+
+    As one convolution, three quarters of its 2x2 kernel are zeros. Here they
+    would cost storage and time, and training would not keep them.
+    """
+    # Convolution -> how many of its filters read the upper left corner.
+    corners = {}
+
+    def visit(node, inputs):
+        if node.op == "conv" and (first := _filters_of_corner(node)):
+            corners[node] = first
+            return _concat_halves(node, _corner_convolutions(node, inputs[0]))
+        if node.op == "norm" and node.inputs[0] in corners:
+            first = corners[node.inputs[0]]
+            halves = [
+                node.replace(
+                    inputs=(half,),
+                    channels=half.channels,
+                    name=f"{node.name}_{i}",
+                    weights={k: v[part] for k, v in node.weights.items()},
+                )
+                for i, (half, part) in enumerate(
+                    zip(inputs[0].inputs, (slice(first), slice(first, None)))
+                )
+            ]
+            return _concat_halves(node, halves)
+        return None
+
+    outputs = rewrite(outputs, visit)
+    return passes.fuse_activations(passes.activate_parts(outputs))
+
+
+def _filters_of_corner(node):
+    """Returns how many filters read only the upper left of a 2x2 kernel.
+
+    Returns:
+        An integer, 0 if the others read more than the lower right.
+    """
+    kernel = node.weights["kernel"]
+    halves = {k: node.attributes[k] for k in ("strides", "padding")}
+    if kernel.shape[:2] != (2, 2) or halves != HALVES:
+        return 0
+    is_read = kernel.any(axis=2)
+    lower = np.flatnonzero(is_read[1, 1])
+    first = int(lower[0]) if lower.size else 0
+    is_read[0, 0, :first] = is_read[1, 1, first:] = False
+    return 0 if is_read.any() else first
+
+
+def _corner_convolutions(node, x):
+    """Returns 1x1 convolutions of the two corners of a 2x2 kernel."""
+    first = _filters_of_corner(node)
+    kernel, bias = node.weights["kernel"], node.weights["bias"]
+    pick = np.zeros((2, 2, x.channels, 1), "float32")
+    pick[1, 1] = 1
+    corner = node.replace(channels=x.channels, name=f"{node.name}_corner")
+    corner = _depthwise(corner, (x,), pick, strides=2)
+
+    def convolution(i, x, strides, part):
+        return node.replace(
+            inputs=(x,),
+            channels=len(bias[part]),
+            name=f"{node.name}_{i}",
+            attributes={
+                **node.attributes,
+                "strides": (strides, strides),
+                "padding": "valid",
+            },
+            weights={
+                "kernel": kernel[i, i, :, part][None, None],
+                "bias": bias[part],
+            },
+        )
+
+    return [
+        convolution(0, x, 2, slice(first)),
+        convolution(1, corner, 1, slice(first, None)),
+    ]
+
+
+def _concat_halves(node, halves):
+    return node.replace(
+        op="concat", inputs=tuple(halves), attributes={}, weights={}
+    )
 
 
 def split_concats(outputs):

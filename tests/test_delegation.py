@@ -44,10 +44,44 @@ def test_network_of_all_operations(integer, pool_padding):
     assert relative_difference(run(flat, x), run(model, x)) < 1e-4
     nodes = in_order(outputs)
     assert max(len(n.inputs) for n in nodes if n.op == "concat") == 4
+    # Factorized reductions hold no zeros.
+    kernels = [n.weights["kernel"] for n in nodes if n.op == "conv"]
+    assert (2, 2) not in {kernel.shape[:2] for kernel in kernels}
     if integer:
         assert "relu" not in {node.op for node in nodes}
         pools = [n.attributes["mode"] for n in nodes if n.op == "pool"]
         assert set(pools) == {"max"}
+
+
+def test_reductions_of_a_twin_for_training():
+    # There batch norms stay behind convolutions, and ReLUs behind them.
+    model = randomize(small_network((33, 30, 3)))
+    twin = lower(model, integer=True, keep_norms=True)
+    x = images(2, 33, 30, 3)
+    assert relative_difference(run(twin, x), run(model, x)) < 1e-4
+    kinds = keras.layers.Conv2D, keras.layers.DepthwiseConv2D
+    for layer in twin.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            before = layer.input._keras_history.operation
+            assert isinstance(before, kinds), layer.name
+        if isinstance(layer, keras.layers.Conv2D):
+            assert layer.kernel_size != (2, 2), layer.name
+
+
+def test_other_small_convolutions_stay():
+    # Neither is a factorized reduction: one reads everything, the other one
+    # does not reach the last row of an uneven image.
+    image = keras.Input((5, 5, 3))
+    full = keras.layers.Conv2D(4, 2, strides=2, padding="same")
+    inside = keras.layers.Conv2D(4, 2, strides=2)
+    model = keras.Model(image, [full(image), inside(image)])
+    kernel = inside.kernel.numpy()
+    kernel[0, 1] = kernel[1, 0] = kernel[0, 0, :, 2:] = kernel[1, 1, :, :2] = 0
+    inside.kernel.assign(kernel)
+    flat = lower(model)
+    x = images(2, 5, 5, 3)
+    for found, expected in zip(run(flat, x), run(model, x)):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 @settings(REPRODUCIBLE, max_examples=10, phases=[Phase.generate])
