@@ -2,7 +2,8 @@
 
 TensorFlow Lite hands a network to XNNPACK in pieces: wherever it meets an
 operation that XNNPACK does not take, the piece ends, and data is copied out
-and in. These rewrites avoid such operations.
+and in. These rewrites avoid such operations: long concatenations, pools of
+single pixels and, among integers, average pools and ReLUs of their own.
 """
 
 import numpy as np
@@ -51,6 +52,7 @@ def delegable(outputs, integer=False):
     """
     outputs = split_corners(outputs)
     outputs = split_concats(outputs)
+    outputs = convolve_subsamples(outputs)
     if integer:
         outputs = convolve_average_pools(outputs)
         outputs = convolve_relus(outputs)
@@ -162,6 +164,20 @@ def split_concats(outputs):
             inputs = (head, *inputs[count:])
             depth += 1
         return node.replace(inputs=inputs)
+
+    return rewrite(outputs, visit)
+
+
+def convolve_subsamples(outputs):
+    """Writes pools of single pixels as depthwise 1x1 convolutions."""
+
+    def visit(node, inputs):
+        if node.op != "pool" or node.attributes["size"] != 1:
+            return None
+        kernel = np.ones((1, 1, node.channels, 1), "float32")
+        return _depthwise(
+            node, inputs, kernel, strides=node.attributes["strides"]
+        )
 
     return rewrite(outputs, visit)
 

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_nasnet import packing
+
 # Key of the metadata, in the model's table of such keys.
 KEY = "TFLITE_METADATA"
 LABELS_FILE = "labels.txt"
@@ -53,16 +55,9 @@ def write(content, name, description, licence, normalization, labels=None):
     Returns:
         Bytes of a file with metadata in the place of what it had before.
     """
-    import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
-    for buffer in model.buffers:
-        # Quantisers put data behind the model; packing would lose it.
-        if buffer.offset > 1:
-            end = buffer.offset + buffer.size
-            buffer.data = np.frombuffer(content[buffer.offset : end], "uint8")
-            buffer.offset = buffer.size = 0
+    model = packing.unpack(content)
     model.metadata = [
         entry for entry in model.metadata or [] if entry.name != KEY.encode()
     ]
@@ -77,9 +72,7 @@ def write(content, name, description, licence, normalization, labels=None):
     entry.name = KEY
     entry.buffer = len(model.buffers) - 1
     model.metadata.append(entry)
-    builder = flatbuffers.Builder(len(content))
-    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-    return append_labels(bytes(builder.Output()), labels)
+    return append_labels(packing.pack(model), labels)
 
 
 def append_labels(content, labels):

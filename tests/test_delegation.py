@@ -44,6 +44,7 @@ def test_network_of_all_operations(integer, pool_padding):
     assert relative_difference(run(flat, x), run(model, x)) < 1e-4
     nodes = in_order(outputs)
     assert max(len(n.inputs) for n in nodes if n.op == "concat") == 4
+    assert 1 not in {n.attributes["size"] for n in nodes if n.op == "pool"}
     # Factorized reductions hold no zeros.
     kernels = [n.weights["kernel"] for n in nodes if n.op == "conv"]
     assert (2, 2) not in {kernel.shape[:2] for kernel in kernels}

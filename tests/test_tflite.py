@@ -5,18 +5,26 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 import venv
 
 import keras
 import numpy as np
 import pytest
+from hypothesis import Phase
+from hypothesis import given
+from hypothesis import settings
 from PIL import Image
 
 import keras_nasnet
+from keras_nasnet import Block
+from keras_nasnet import CellGenotype
+from keras_nasnet import Genotype
 from keras_nasnet import calibration
 from keras_nasnet import conversion
 from keras_nasnet import export_tflite
 from keras_nasnet import metadata
+from keras_nasnet import packing
 from keras_nasnet import tflite
 from keras_nasnet.cli import main
 from tests.conftest import ROOT
@@ -26,6 +34,9 @@ from tests.networks import randomize
 from tests.networks import relative_difference
 from tests.networks import run
 from tests.networks import small_network
+from tests.test_random_genotypes import REPRODUCIBLE
+from tests.test_random_genotypes import genotypes
+from tests.test_random_genotypes import tiny_network
 
 pytest.importorskip("tensorflow")
 pytest.importorskip("ai_edge_litert")
@@ -42,7 +53,8 @@ def model():
 
 @pytest.fixture(scope="module")
 def files(model, tmp_path_factory):
-    """A float file and an integer one, with their reports."""
+    """A file of every format, with the reports."""
+    pytest.importorskip("ai_edge_quantizer")
     folder = tmp_path_factory.mktemp("files")
     x = images(40, 32, 32, 3).clip(-1, 1)
     return {
@@ -58,7 +70,11 @@ def files(model, tmp_path_factory):
         )
         for quantization, io_dtype, minimum in [
             (None, "float32", 1),
+            ("float16", "float32", 0.9),
+            ("weight_only_int8", "float32", 0.5),
+            ("dynamic_int8", "float32", 0.5),
             ("int8", "uint8", 0.5),
+            ("int16x8", "float32", 0.5),
         ]
     }
 
@@ -228,16 +244,14 @@ class TestHeads:
             assert relative_difference(found, expected) < 1e-4
 
 
-@pytest.mark.parametrize("quantization", ["float16", "weight_only_int8"])
-def test_small_float_files(model, files, quantization, tmp_path):
-    if quantization == "weight_only_int8":
-        pytest.importorskip("ai_edge_quantizer")
-    report = export_tflite(
-        model, tmp_path / "x.tflite", quantization, verbose=False
-    )
+@pytest.mark.parametrize(
+    "quantization", ["float16", "weight_only_int8", "dynamic_int8", "int16x8"]
+)
+def test_small_files(model, files, quantization):
+    report = files[quantization]
     assert report.size < files[None].size
     assert metadata.read(report.path).labels == LABELS
-    x = images(8, 32, 32, 3)
+    x = images(8, 32, 32, 3).clip(-1, 1)
     outputs = LiteModel(report.path).predict_on_batch(x)
     assert 0 < np.abs(outputs - run(model, x)).max() < 0.2
 
@@ -269,6 +283,44 @@ def test_all_operations(quantization, tmp_path):
             assert relative_difference(found, expected) < 1e-4
 
 
+DILATED = CellGenotype(
+    [Block(("dil_conv_3x3", 0), ("dil_conv_3x3", 1), "concat")]
+)
+
+
+@pytest.mark.parametrize("quantization", [None, "int8"])
+def test_dilated_convolutions_in_one_piece(quantization, tmp_path):
+    model = small_network(genotype=Genotype(DILATED, DILATED, "dilated"))
+    report = export_tflite(
+        randomize(model),
+        tmp_path / "x.tflite",
+        quantization,
+        representative_data=images(20, 32, 32, 3).clip(-1, 1),
+        min_agreement=0.5,
+        verbose=False,
+    )
+    # Where the outputs become floats again, integers have a second one.
+    assert report.partitions <= (2 if quantization else 1)
+
+
+@pytest.mark.parametrize("quantization", [None, "int8"])
+@settings(REPRODUCIBLE, max_examples=3, phases=[Phase.generate])
+@given(genotypes())
+def test_random_genotypes(quantization, data):
+    model = randomize(tiny_network(Genotype.from_dict(data), size=(9, 12)))
+    with tempfile.TemporaryDirectory() as folder:
+        report = export_tflite(
+            model,
+            pathlib.Path(folder) / "x.tflite",
+            quantization,
+            representative_data=images(20, 9, 12, 3).clip(-1, 1),
+            verbose=False,
+        )
+    assert report.agreement > (0.9 if quantization else 0.99999)
+    if quantization is None:
+        assert report.partitions == 1
+
+
 class TestMetadata:
     def test_replaces_what_was_there(self, files):
         content = pathlib.Path(files[None].path).read_bytes()
@@ -282,17 +334,11 @@ class TestMetadata:
         )
 
     def test_file_without(self, files, tmp_path):
-        from ai_edge_litert import schema_py_generated as schema
-
         content = pathlib.Path(files[None].path).read_bytes()
-        model = schema.ModelT.InitFromPackedBuf(content, 0)
+        model = packing.unpack(content)
         model.metadata = None
-        import flatbuffers
-
-        builder = flatbuffers.Builder()
-        builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
         path = tmp_path / "bare.tflite"
-        path.write_bytes(builder.Output())
+        path.write_bytes(packing.pack(model))
         assert metadata.read(path) == metadata.Metadata()
         with pytest.raises(ValueError, match="how images have to be scaled"):
             LiteModel(path).classify(CAT)
@@ -322,6 +368,41 @@ class TestMetadata:
             tolerance = 1e-5 if report.quantization is None else 0.1
             for name, probability in expected:
                 assert scores[name] == pytest.approx(probability, abs=tolerance)
+
+
+class TestPacking:
+    @pytest.fixture(params=[None, "int8"])
+    def content(self, files, request):
+        return pathlib.Path(files[request.param].path).read_bytes()
+
+    def test_equal_vectors_are_there_once(self, content):
+        from ai_edge_litert import schema_py_generated as schema
+
+        graph = schema.Model.GetRootAs(content, 0).Subgraphs(0)
+        vectors = []
+        for i in range(graph.TensorsLength()):
+            quantization = graph.Tensors(i).Quantization()
+            if quantization and quantization.ZeroPointLength():
+                vectors.append(quantization.ZeroPointAsNumpy())
+        places = {v.__array_interface__["data"] for v in vectors}
+        assert len(places) == len({v.tobytes() for v in vectors})
+
+    def test_constants_are_aligned(self, content):
+        from ai_edge_litert import schema_py_generated as schema
+
+        model = schema.Model.GetRootAs(content, 0)
+        start = np.frombuffer(content, "uint8").__array_interface__["data"][0]
+        places = []
+        for i in range(model.BuffersLength()):
+            if model.Buffers(i).DataLength():
+                data = model.Buffers(i).DataAsNumpy()
+                places.append(data.__array_interface__["data"][0] - start)
+        assert len(places) > 50
+        assert not any(place % 16 for place in places)
+
+    def test_packed_again(self, content):
+        end = content.index(b"PK\x03\x04")  # the archive of labels
+        assert packing.pack(packing.unpack(content)) == content[:end]
 
 
 def mediapipe_python():
@@ -369,8 +450,8 @@ class TestImages:
 
         x = images(10, 32, 32, 3).clip(-1, 1)
         data = tf.data.Dataset.from_tensor_slices((x, np.arange(10)))
-        for given in (data, data.batch(4), list(x), x):
-            found = read(given, model, 6)
+        for source in (data, data.batch(4), list(x), x):
+            found = read(source, model, 6)
             np.testing.assert_allclose(found, x[:6])
 
     @pytest.mark.parametrize(
