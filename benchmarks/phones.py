@@ -12,6 +12,7 @@ import os
 import resource
 import tempfile
 
+import keras
 import numpy as np
 from absl import app
 from absl import flags
@@ -35,6 +36,27 @@ def define_flags():
     flags.DEFINE_multi_integer("threads", [1, 2], "Threads to run with.")
     flags.DEFINE_integer("rounds", 20, "Calls of each.", lower_bound=1)
     flags.DEFINE_string("json", None, "Where to write the times, in seconds.")
+
+
+def with_probabilities(theirs, ours, image):
+    """Ends a network in a softmax, as every file of ours does.
+
+    The logits of both are scaled, so that no probability is 0 or 1: such
+    ones would agree whatever is wrong.
+
+    Args:
+        theirs: The model of `keras.applications`, which returns logits.
+        ours: Our model with the same weights.
+        image: One image.
+
+    Returns:
+        `theirs` with a softmax.
+    """
+    largest = np.abs(theirs.predict(image, verbose=0)).max()
+    for model in (theirs, ours):
+        classifier = model.layers[-1]
+        classifier.set_weights([w / largest for w in classifier.get_weights()])
+    return keras.Model(theirs.input, keras.layers.Softmax()(theirs.output))
 
 
 def make_files(theirs, ours, folder, samples):
@@ -93,6 +115,7 @@ def main(argv):
     size = latency.NETWORKS[FLAGS.network][1]
     samples = np.random.default_rng(0).uniform(-1, 1, (SAMPLES, size, size, 3))
     samples = samples.astype("float32")
+    theirs = with_probabilities(theirs, ours, samples[:1])
     results = []
     with tempfile.TemporaryDirectory() as folder:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -114,7 +137,9 @@ def main(argv):
         print(f"Our conversion took up to {memory / 2**20:.2f} GiB.")
         for threads in FLAGS.threads:
             files = {name: LiteModel(p, threads) for name, p in paths.items()}
-            logits = [files[n](samples[:1])[0] for n in (CONVERTED, OURS)]
+            logits = [
+                np.log(files[n](samples[:1])[0]) for n in (CONVERTED, OURS)
+            ]
             difference = _difference(*logits)
             if not difference < latency.AGREEMENT["float32"]:
                 raise ValueError(f"The files differ by {difference:.2g}.")

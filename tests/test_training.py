@@ -102,6 +102,14 @@ def restored(recipe, workdir):
     return model, done
 
 
+def kept_recipe(workdir):
+    """Returns the recipe that a run with the default seed wrote down."""
+    with open(workdir / "recipe.json") as file:
+        settings = json.load(file)
+    assert settings.pop("seed") == 0
+    return recipes.Recipe(**settings)
+
+
 def log_of(workdir):
     with open(workdir / "log.csv") as file:
         return list(csv.DictReader(file))
@@ -139,8 +147,7 @@ class TestRun:
             "recipe.json",
             "tensorboard",
         ]
-        with open(run.workdir / "recipe.json") as file:
-            assert recipes.Recipe(**json.load(file)) == run.recipe
+        assert kept_recipe(run.workdir) == run.recipe
 
     def test_final_network_has_averaged_weights(self, run):
         first, *others = run.steps.weights
@@ -240,9 +247,9 @@ class TestRun:
             f"{run.workdir} holds a run with other settings: "
             "learning_rate, pipeline_args." in str(error.value)
         )
-        with open(run.workdir / "recipe.json") as file:
-            settings = json.load(file)
-        assert recipes.Recipe(**settings) == run.recipe
+        with pytest.raises(ValueError, match="other settings: seed"):
+            train.train(run.recipe, str(run.workdir), seed=1)
+        assert kept_recipe(run.workdir) == run.recipe
 
     def test_last_update_of_an_epoch_diverges(self, tmp_path):
         """Its loss is still that of before."""

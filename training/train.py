@@ -22,6 +22,7 @@ import keras
 import tensorflow as tf
 from absl import app
 from absl import flags
+from absl import logging
 
 import keras_nasnet
 from keras_nasnet.names import AUX_LAYER
@@ -89,12 +90,18 @@ def train(recipe, workdir, data_dir=None, seed=0, strategy=None):
     keras.utils.set_random_seed(seed)
     os.makedirs(workdir, exist_ok=True)
     record = os.path.join(workdir, "recipe.json")
-    settings = dataclasses.asdict(recipe)
+    settings = {**dataclasses.asdict(recipe), "seed": seed}
     checkpoints.check_settings(settings, record)
     if recipe.eval_split and os.path.isdir(recipe.dataset):
         raise ValueError(
             f"`eval_split` must be empty for a folder, which has no splits. "
             f"Received {recipe.eval_split!r} and {recipe.dataset!r}."
+        )
+    if recipe.pipeline_args.get("whiten"):
+        logging.warning(
+            "This network will want whitened images: evaluate it with "
+            "--whiten. `keras-nasnet predict` and files for phones scale "
+            "pixels to [-1, 1] instead, and would be wrong."
         )
     split = datasets.load(recipe.dataset, recipe.train_split, data_dir)
     steps = split.count // recipe.batch_size
