@@ -27,6 +27,8 @@ from training.search.history import read_lines
 from training.search.run import settings_file
 
 FLAGS = flags.FLAGS
+# Share of the children after which curves decide the range that is drawn.
+SETTLED = 0.03
 COLORS = ("#31507a", "#b0563b", "#4f7f4a", "#7b5a94")
 # Name of a curve -> how many of the best children so far it averages.
 TOPS = {"best": 1, "mean of the top 5": 5, "mean of the top 25": 25}
@@ -142,6 +144,7 @@ def plot_panels(panels, label, out):
     sheet = figure.Figure((3.6 * len(panels), 3.4), layout="constrained")
     all_axes = np.ravel(sheet.subplots(1, len(panels), squeeze=False))
     for axes, (title, curves) in zip(all_axes, panels.items()):
+        lowest, highest = np.inf, -np.inf
         for color, (policy, values) in zip(COLORS, curves.items()):
             length = min(map(len, values))
             stack = np.array([v[:length] for v in values])
@@ -156,6 +159,12 @@ def plot_panels(panels, label, out):
                     alpha=0.15,
                     linewidth=0,
                 )
+            settled = stack[:, int(SETTLED * length) :]
+            lowest = min(lowest, settled.min())
+            highest = max(highest, settled.max())
+        # The first children are so much worse that they would hide the rest.
+        margin = 0.05 * (highest - lowest) or 0.01
+        axes.set_ylim(lowest - margin, highest + margin)
         axes.set(title=title, xlabel="children")
         axes.grid(alpha=0.3)
     all_axes[0].set_ylabel(label)
