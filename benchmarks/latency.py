@@ -15,11 +15,10 @@ import os
 import tempfile
 import time
 
-try:
-    # First, because torch crashes if it is loaded after TensorFlow.
-    import timm
-except ImportError:
-    timm = None
+if __name__ == "__main__" and importlib.util.find_spec("timm"):
+    # Before TensorFlow, after which torch would crash.
+    import timm  # noqa: F401
+
 import keras
 import numpy as np
 from absl import app
@@ -165,6 +164,7 @@ def exported(model, kind):
 
 def timm_large(batch_size):
     """Returns timm's NASNet-A Large, whose weights are others."""
+    import timm
     import torch
 
     model = timm.create_model("nasnetalarge", pretrained=False).eval()
@@ -229,7 +229,7 @@ def main(argv):
     x = x.astype("float32")
     differences = check_agreement(functions, x)
     calls = {name: lambda f=f: f(x) for name, f in functions.items()}
-    if FLAGS.network == "large" and timm:
+    if FLAGS.network == "large" and importlib.util.find_spec("timm"):
         calls["timm"] = timm_large(FLAGS.batch_size)
     result = comparison.report(
         comparison.in_turns(calls, FLAGS.rounds),
