@@ -30,6 +30,7 @@ EXTRAS = {
         "pillow",
         "ray[tune]>=2.60",
     ],
+    "detection": ["keras-hub>=0.32", "pycocotools>=2.0.11", "pillow"],
     # To run exported files, and nothing else.
     "litert": ["ai-edge-litert>=2.3", "pillow"],
     "tflite": [
@@ -49,6 +50,8 @@ EXTRAS = {
 EXTRAS["dev"] = [
     *sorted({r for name in EXTRAS.keys() - {"torch"} for r in EXTRAS[name]}),
     "build",
+    # KerasHub's own checks of a backbone import it.
+    "grain",
     "hypothesis",
     "pytest",
     "pytest-xdist",

@@ -61,6 +61,16 @@ examples:
   keras-nasnet predict photo.jpg --model mine.keras --json
 """
 
+DETECT_DESCRIPTION = """\
+Finds objects in images, prints them and draws them into a copy of each image.
+Every image that cannot be read is named on stderr; the others are answered all
+the same, and the exit status is then 1."""
+
+DETECT_EXAMPLES = """\
+examples:
+  keras-nasnet detect photo.jpg --model detector.keras --out found
+"""
+
 EXPORT_DESCRIPTION = """\
 Writes a network for phones (FILE.tflite) or servers (FILE.onnx, or the folder
 of a SavedModel), as few operations as possible, and compares what the file
@@ -211,6 +221,39 @@ def _classifier(args):
     return lambda path: predict(model, path, args.top, infer)
 
 
+def detect(args):
+    """Finds objects in image files, and draws them."""
+    from keras_nasnet import detection
+    from keras_nasnet.inference import load_model
+
+    if not os.path.isfile(args.model):
+        raise ValueError(f"there is no file {args.model!r}")
+    detector = load_model(args.model)
+    if not detection.is_detector(detector):
+        raise ValueError(f"{args.model} is not a detector.")
+    os.makedirs(args.out, exist_ok=True)
+    # Images of one name in several folders.
+    names = [os.path.splitext(os.path.basename(p))[0] for p in args.images]
+    failed = 0
+    for i, path in enumerate(args.images):
+        try:
+            found, image = detection.detect(detector, path, args.min_score)
+        except ValueError as error:
+            print(f"keras-nasnet detect: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        earlier = names[:i].count(names[i])
+        name = f"{names[i]}_{earlier}.png" if earlier else f"{names[i]}.png"
+        out = os.path.join(args.out, name)
+        detection.draw(image, found).save(f"{out}.new", format="png")
+        os.replace(f"{out}.new", out)
+        print(f"{path} -> {out}")
+        for name, score, box in found:
+            corners = " ".join(f"{n:.0f}" for n in box)
+            print(f"  {score:7.2%}  {name}  {corners}")
+    return 1 if failed else 0
+
+
 def export(args):
     """Writes a network for phones or servers."""
     import keras_nasnet
@@ -329,6 +372,27 @@ def _parser():
         action="store_true",
         help="take some seconds to make the network faster, which pays for "
         "many images",
+    )
+
+    command = _add_command(
+        commands,
+        detect,
+        "find objects in images and draw them",
+        DETECT_DESCRIPTION,
+        DETECT_EXAMPLES,
+    )
+    command.add_argument("images", nargs="+", metavar="IMAGE")
+    command.add_argument(
+        "--model", required=True, metavar="FILE.keras", help="a saved detector"
+    )
+    command.add_argument(
+        "--out", required=True, metavar="FOLDER", help="where to draw"
+    )
+    command.add_argument(
+        "--min-score",
+        type=float,
+        default=0.5,
+        help="lowest score of what is drawn, from 0 to 1 (default: 0.5)",
     )
 
     command = _add_command(

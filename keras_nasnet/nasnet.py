@@ -382,6 +382,7 @@ def _factory(function, network, title, weights, classes, parameters, preset):
             **{**preset, **kwargs},
         )
 
+    factory.settings = preset
     factory.__name__ = factory.__qualname__ = function
     named = f'`"{weights}"`, ' if weights else ""
     factory.__doc__ = _FACTORY_DOC.format(

@@ -161,13 +161,17 @@ class BestModel(keras.callbacks.Callback):
     # At the end of the epoch the averaged weights are gone again.
     def on_test_end(self, logs=None):
         value = float(logs[self.monitor])
-        best = -math.inf
-        if os.path.exists(self.record):
-            with open(self.record) as file:
-                best = json.load(file)[self.monitor]
-        if value > best:
+        if value > best_value(self.record, self.monitor):
             save_model(self.deployed(self.model), self.path)
             write_json({"epoch": self.epoch, self.monitor: value}, self.record)
+
+
+def best_value(path, name):
+    """Returns the best value that a JSON file tells of, if there is one."""
+    if not os.path.exists(path):
+        return -math.inf
+    with open(path) as file:
+        return json.load(file)[name]
 
 
 class StopAtNonFiniteLoss(keras.callbacks.Callback):

@@ -1,0 +1,594 @@
+"""Faster R-CNN: its parts against plain loops, and what it learns."""
+
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import ops
+from PIL import Image
+
+from keras_nasnet import Block
+from keras_nasnet import CellGenotype
+from keras_nasnet import Genotype
+from keras_nasnet import detection
+from keras_nasnet.cli import main
+from keras_nasnet.detection import targets
+from keras_nasnet.detection.cutting import cut
+from keras_nasnet.detection.roi_align import roi_align
+from keras_nasnet.detection.suppression import suppress
+from tests.networks import images
+from tests.networks import randomize
+from tests.networks import small_network
+
+# Cheap, but it sees what is near.
+_CELL = CellGenotype([Block(("sep_conv_3x3", 0), ("avg_pool_3x3", 1))])
+CHEAP = Genotype(_CELL, _CELL, "cheap")
+COLOURS = ((1.0, -1.0, -1.0), (-1.0, 1.0, -1.0))
+SMALL = {
+    "anchor_sizes": (8, 16),
+    "proposals": 16,
+    "region_size": 4,
+    "region_samples": 16,
+    "proposal_filters": 32,
+    "max_detections": 10,
+}
+
+
+def detector(num_classes=2, **kwargs):
+    """Returns a small detector for images of any even size."""
+    network = randomize(
+        small_network(genotype=CHEAP, penultimate_filters=64, bn_momentum=0.9)
+    )
+    return detection.FasterRCNN(network, num_classes, **{**SMALL, **kwargs})
+
+
+def random_boxes(*shape, size=32, seed=0):
+    """Returns boxes of at least a pixel inside images of a size."""
+    rng = np.random.default_rng(seed)
+    corner = rng.uniform(0, size - 2, (*shape, 2))
+    other = corner + rng.uniform(1, size - corner)
+    return np.concatenate([corner, other], -1).astype("float32")
+
+
+def run(function, *args):
+    """Returns what a function returns, as an array."""
+    return ops.convert_to_numpy(function(*args))
+
+
+def iou(a, b):
+    """Returns the overlap of two boxes."""
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    both = width * height
+    areas = [(x[2] - x[0]) * (x[3] - x[1]) for x in (a, b)]
+    return both / (sum(areas) - both)
+
+
+def scene(count=2, size=32, seed=0):
+    """Returns images with one coloured box each, and their annotations."""
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(-0.2, 0.2, (count, size, size, 3)).astype("float32")
+    boxes = np.full((count, 2, 4), -1, "float32")
+    labels = np.full((count, 2), -1, "int32")
+    for i in range(count):
+        left, top = rng.integers(2, size // 2, 2)
+        width, height = rng.integers(8, 14, 2)
+        boxes[i, 0] = (left, top, left + width, top + height)
+        labels[i, 0] = i % 2
+        x[i, top : top + height, left : left + width] = COLOURS[i % 2]
+    return x, {"boxes": boxes, "labels": labels}
+
+
+def step(model, x, y):
+    """Trains one step, and returns the losses."""
+    if not model.compiled:
+        model.compile(keras.optimizers.SGD(0.01), jit_compile=False)
+    logs = model.train_on_batch(x, y, return_dict=True)
+    assert all(np.isfinite(value) for value in logs.values()), logs
+    for weight in model.weights:
+        assert np.isfinite(ops.convert_to_numpy(weight)).all(), weight.path
+    return logs
+
+
+def test_anchors():
+    model = detector(anchor_strides=4, aspect_ratios=(0.5, 2.0))
+    anchors = run(model.anchors, np.zeros((1, 8, 12, 3)))
+    expected = []
+    for y in range(0, 8, 4):
+        for x in range(0, 12, 4):
+            for size in (8, 16):
+                for ratio in (0.5, 2.0):
+                    height = size * ratio**0.5
+                    width = size / ratio**0.5
+                    half = np.array([width, height]) / 2
+                    expected.append(np.array([x, y, x, y]) + [*-half, *half])
+    # KerasHub rounds to whole pixels.
+    assert np.abs(anchors - np.array(expected)).max() <= 0.5
+    # What lies at the same place of the feature map is anchored there.
+    outputs = model(np.zeros((1, 8, 12, 3)), training=True)
+    assert outputs["objectness"].shape == (1, len(expected))
+
+
+def test_deltas():
+    anchors, boxes = random_boxes(50), random_boxes(50, seed=1)
+    deltas = ops.convert_to_numpy(targets.encode(anchors, boxes))
+    for anchor, box, delta in zip(anchors, boxes, deltas):
+        width, height = anchor[2:] - anchor[:2]
+        center = (box[:2] + box[2:]) / 2 - (anchor[:2] + anchor[2:]) / 2
+        expected = [
+            center[1] / height / 0.1,
+            center[0] / width / 0.1,
+            np.log((box[3] - box[1]) / height) / 0.2,
+            np.log((box[2] - box[0]) / width) / 0.2,
+        ]
+        np.testing.assert_allclose(delta, expected, rtol=1e-3, atol=1e-3)
+    decoded = targets.decode(anchors, deltas)
+    np.testing.assert_allclose(decoded, boxes, rtol=1e-4, atol=1e-3)
+
+
+def test_deltas_of_an_untrained_network_stay_finite():
+    huge = np.full((1, 4), 1e9, "float32")
+    for deltas in (huge, -huge):
+        assert np.isfinite(run(targets.decode, random_boxes(1), deltas)).all()
+
+
+def test_clip():
+    boxes = np.array([[-5, -6, 40, 50], [33, 3, 60, 9], [1, 2, 3, 4.0]])
+    assert run(targets.clip, boxes, 20, 32).tolist() == [
+        [0, 0, 32, 20],
+        [32, 3, 32, 9],
+        [1, 2, 3, 4],
+    ]
+
+
+@pytest.mark.parametrize("keep_best", [True, False])
+def test_match(keep_best):
+    candidates = random_boxes(60)
+    candidates[3] = [5, 5, 5, 9]
+    boxes = random_boxes(2, 4, seed=1)
+    labels = np.array([[0, 1, -1, 2], [-1, -1, -1, -1]])
+    found = [
+        ops.convert_to_numpy(x)
+        for x in targets.match(candidates, boxes, labels, 0.4, 0.2, keep_best)
+    ]
+    kinds = set()
+    for i in range(2):
+        table = np.array(
+            [
+                [
+                    iou(candidate, box) if label >= 0 else 0.0
+                    for box, label in zip(boxes[i], labels[i])
+                ]
+                for candidate in candidates
+            ]
+        )
+        for j, row in enumerate(table):
+            is_best = any(
+                row[k] > 0 and row[k] == table[:, k].max() for k in range(4)
+            )
+            positive = row.max() >= 0.4 or (keep_best and is_best)
+            negative = not positive and row.max() < 0.2 and j != 3
+            assert found[1][i, j] == positive
+            assert found[2][i, j] == negative
+            if positive:
+                assert found[0][i, j] == row.argmax()
+            kinds.add((positive, negative, is_best))
+    assert len(kinds) >= 3
+
+
+def test_match_leaves_images_without_boxes_alone():
+    _, is_positive, is_negative = targets.match(
+        random_boxes(9),
+        np.full((1, 2, 4), -1.0, "float32"),
+        np.full((1, 2), -1),
+        0.5,
+        0.5,
+        keep_best=True,
+    )
+    assert not np.any(is_positive) and np.all(is_negative)
+
+
+def test_sample():
+    rng = np.random.default_rng(0)
+    shares = np.array([[0.5], [0.02], [0], [1], [0.02]])
+    is_positive = rng.random((5, 200)) < shares
+    is_negative = ~is_positive & (rng.random((5, 200)) < 0.8)
+    is_negative[1, 20:] = False
+    seed = keras.random.SeedGenerator(0)
+    draws = []
+    for _ in range(2):
+        places, is_used = (
+            ops.convert_to_numpy(x)
+            for x in targets.sample(is_positive, is_negative, 32, 0.25, seed)
+        )
+        draws.append(places)
+        for i in range(5):
+            drawn = places[i][is_used[i]]
+            assert len(set(drawn)) == len(drawn)
+            positive = is_positive[i, drawn].sum()
+            assert positive == min(8, is_positive[i].sum())
+            negative = is_negative[i, drawn].sum()
+            assert negative == min(32 - positive, is_negative[i].sum())
+            assert positive + negative == len(drawn)
+    assert (draws[0] != draws[1]).any()
+
+
+def test_sample_of_few():
+    places, is_used = targets.sample(
+        np.array([[True, False]]),
+        np.array([[False, True]]),
+        2,
+        0.01,
+        keras.random.SeedGenerator(0),
+    )
+    assert sorted(places[0]) == [0, 1] and np.all(is_used)
+
+
+def test_roi_align():
+    features = images(2, 6, 9, 3)
+    # Also beyond the border, and without area.
+    boxes = random_boxes(2, 5, size=24) - 4
+    boxes[0, 0] = [3, 3, 3, 3]
+    crops = run(roi_align, features, boxes, 3, 4)
+    for i in range(2):
+        for b, (left, top, right, bottom) in enumerate(boxes[i] / 4):
+            for row in range(3):
+                for column in range(3):
+                    y = top + (bottom - top) * (row + 0.5) / 3 - 0.5
+                    x = left + (right - left) * (column + 0.5) / 3 - 0.5
+                    y, x = np.clip(y, 0, 5), np.clip(x, 0, 8)
+                    expected = 0
+                    for r in range(6):
+                        for c in range(9):
+                            near = max(0, 1 - abs(y - r))
+                            near *= max(0, 1 - abs(x - c))
+                            expected = expected + near * features[i, r, c]
+                    np.testing.assert_allclose(
+                        crops[i, b, row, column], expected, atol=1e-5
+                    )
+
+
+def test_roi_align_agrees_with_crop_and_resize():
+    size, strides = 5, 2
+    features = images(2, 8, 10, 4)
+    boxes = random_boxes(2, 6, size=16)
+    # TensorFlow samples from corner to corner, here from the first bin's
+    # center to the last one's, between the centers of the image's corners.
+    inner = boxes / strides - 0.5
+    bins = (inner[..., 2:] - inner[..., :2]) / size
+    inner += np.concatenate([bins, -bins], -1) / 2
+    relative = inner / (np.array([10, 8, 10, 8]) - 1)
+    # Beyond the border it does something else.
+    inside = ((relative >= 0) & (relative <= 1)).all(-1)
+    assert inside.sum() > 6
+    expected = tf.image.crop_and_resize(
+        features,
+        relative.reshape(-1, 4)[:, [1, 0, 3, 2]],
+        np.repeat([0, 1], 6),
+        (size, size),
+    )
+    crops = run(roi_align, features, boxes, size, strides)
+    np.testing.assert_allclose(
+        crops[inside],
+        expected.numpy().reshape(crops.shape)[inside],
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("overlap", [0.2, 0.6])
+def test_suppression(overlap):
+    boxes = random_boxes(3, 40)
+    boxes[0, 5] = boxes[0, 6]
+    rng = np.random.default_rng(2)
+    scores = rng.permuted(np.linspace(0, 1, 120)).reshape(3, 40)
+    scores = scores.astype("float32")
+    kept, exists = (
+        ops.convert_to_numpy(x)
+        for x in suppress(boxes, scores, overlap, 0.3, 9)
+    )
+    for i in range(3):
+        expected = []
+        for j in np.argsort(-scores[i]):
+            if scores[i, j] > 0.3 and all(
+                iou(boxes[i, j], boxes[i, k]) <= overlap for k in expected
+            ):
+                expected.append(j)
+        expected = expected[:9]
+        assert kept[i][exists[i]].tolist() == expected
+        assert not exists[i, len(expected) :].any()
+
+
+def test_suppression_of_any_number_of_images():
+    function = tf.function(
+        lambda boxes, scores: suppress(boxes, scores, 0.5, 0.0, 5),
+        input_signature=[
+            tf.TensorSpec((None, 20, 4)),
+            tf.TensorSpec((None, 20)),
+        ],
+        jit_compile=False,
+    )
+    boxes, scores = random_boxes(3, 20), np.random.rand(3, 20)
+    kept, _ = function(boxes, scores.astype("float32"))
+    expected, _ = suppress(boxes, scores.astype("float32"), 0.5, 0.0, 5)
+    np.testing.assert_array_equal(kept, expected)
+
+
+def test_classes_do_not_suppress_each_other():
+    model = detector(min_score=0.2, proposals=3)
+    regions = np.array([[[2, 2, 20, 20], [3, 3, 21, 20], [22, 22, 30, 30]]])
+    logits = np.array([[[0, 3, 2.8], [0, 2, 2.9], [0, -9, -9]]])
+    model._propose = lambda *_: ops.convert_to_tensor(regions, "float32")
+    model._classify = lambda *_: (
+        ops.convert_to_tensor(logits, "float32"),
+        ops.zeros((1, 3, 2, 4)),
+    )
+    found = model._detect(np.zeros((1, 32, 32, 3)), {"features": None})
+    found = {k: ops.convert_to_numpy(v) for k, v in found.items()}
+    # Best of each class; the overlapping other one of the class is gone.
+    assert found["labels"][0].tolist() == [1, 0] + [-1] * 8
+    np.testing.assert_allclose(
+        found["boxes"][0, :2], [[3, 3, 21, 20], [2, 2, 20, 20]], atol=1e-3
+    )
+    shares = np.exp(logits[0]) / np.exp(logits[0]).sum(-1, keepdims=True)
+    np.testing.assert_allclose(
+        found["scores"][0, :3], [shares[1, 2], shares[0, 1], -1], rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("stem, strides", [("cifar", 2), ("imagenet", 16)])
+def test_cut_network_computes_what_the_whole_one_does(stem, strides):
+    network = randomize(
+        small_network((96, 96, 3), stem, aux_head=True, skip_reduction=True)
+    )
+    _, trunk, region_network, found = cut(network)
+    assert found == strides
+    x = images(1, 96, 96, 3)
+    features = keras.Model(
+        network.input, network.get_layer("final_relu").output
+    )
+    between = trunk(x)
+    assert {tuple(y.shape[1:3]) for y in between} == {(96 // strides,) * 2}
+    np.testing.assert_allclose(
+        region_network(between), features(x), rtol=1e-3, atol=1e-4
+    )
+    # Other sizes too.
+    trunk(images(1, 64, 96, 3))
+
+
+def test_cut_refuses_what_it_cannot_cut():
+    other = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.ReLU()])
+    with pytest.raises(ValueError, match="`backbone` must be a network of"):
+        detection.FasterRCNN(other, 2)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A detector after many looks at a few images, and these."""
+    x, y = scene(4)
+    model = detector(train_batch_norm=True)
+    model.compile(keras.optimizers.Adam(5e-3), jit_compile=False)
+    history = model.fit(x, y, batch_size=4, epochs=120, verbose=0).history
+    return model, x, y, history
+
+
+def test_learns(trained):
+    model, x, y, history = trained
+    assert set(history) == {
+        "loss",
+        "objectness_loss",
+        "proposal_box_loss",
+        "classification_loss",
+        "box_loss",
+    }
+    assert history["loss"][-1] < 0.2 * history["loss"][0]
+    found = model.predict(x, batch_size=3, verbose=0)
+    assert set(found) == {"boxes", "labels", "scores"}
+    for i in range(len(x)):
+        assert found["labels"][i, 0] == y["labels"][i, 0]
+        assert iou(found["boxes"][i, 0], y["boxes"][i, 0]) > 0.6
+        assert found["scores"][i, 0] > 0.7
+    losses = model.evaluate(x, y, verbose=0, return_dict=True)
+    assert np.isfinite(losses["loss"])
+
+
+def test_saving(trained, tmp_path):
+    model, x, y, _ = trained
+    expected = model.predict(x, verbose=0)
+    assert (expected["scores"] > 0).any()
+    model.save(tmp_path / "detector.keras")
+    loaded = keras.saving.load_model(tmp_path / "detector.keras")
+    assert loaded.get_config() == model.get_config()
+    found = loaded.predict(x, verbose=0)
+    for name in expected:
+        np.testing.assert_allclose(found[name], expected[name], atol=1e-4)
+    step(loaded, x, y)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_batch_norm(train):
+    model = detector(train_batch_norm=train)
+    norms = [
+        layer
+        for layer in model.backbone._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    assert len(norms) > 10
+    x, y = scene()
+    before = [layer.get_weights() for layer in norms]
+    step(model, x, y)
+    for layer, old in zip(norms, before):
+        same = [np.array_equal(a, b) for a, b in zip(layer.get_weights(), old)]
+        assert same == [not train] * 4, layer.path
+
+
+def test_one_step_trains_both_halves():
+    model = detector()
+    x, y = scene()
+    before = [ops.convert_to_numpy(w).copy() for w in model.trainable_weights]
+    step(model, x, y)
+    for weight, old in zip(model.trainable_weights, before):
+        assert (ops.convert_to_numpy(weight) != old).any(), weight.path
+
+
+def test_the_network_of_a_user_stays_as_it_is():
+    network = randomize(small_network())
+    trainable = len(network.trainable_weights)
+    model = detection.FasterRCNN(network, 2, **SMALL)
+    before = network.get_weights()
+    step(model, *scene())
+    assert len(network.trainable_weights) == trainable
+    for weight, old in zip(network.get_weights(), before):
+        np.testing.assert_array_equal(weight, old)
+
+
+class TestUnusualImages:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def model(cls):
+        return detector(num_classes=2)
+
+    def check(self, model, boxes, labels, x=None):
+        boxes = np.asarray(boxes, "float32")
+        if x is None:
+            x = images(len(boxes), 32, 32, 3)
+        y = {"boxes": boxes, "labels": np.asarray(labels)}
+        logs = step(model, x, y)
+        found = model.predict(x, verbose=0)
+        for name, values in found.items():
+            assert np.isfinite(values).all(), name
+        return logs
+
+    def test_without_objects(self, model):
+        logs = self.check(model, np.full((2, 3, 4), -1), np.full((2, 3), -1))
+        assert logs["box_loss"] == logs["proposal_box_loss"] == 0
+        assert logs["classification_loss"] > 0
+
+    def test_outside_and_without_area(self, model):
+        boxes = [[[-9, -9, -2, -3], [40, 3, 50, 9], [5, 5, 5, 9]]]
+        logs = self.check(model, boxes, [[0, 1, 1]])
+        assert logs["box_loss"] == logs["proposal_box_loss"] == 0
+
+    def test_across_the_border(self, model):
+        logs = self.check(model, [[[20, 20, 40, 44]]], [[1]])
+        assert logs["proposal_box_loss"] > 0
+
+    def test_hundreds_of_objects(self, model):
+        self.check(model, random_boxes(1, 400), np.arange(400)[None] % 2)
+
+    def test_objects_of_a_pixel(self, model):
+        self.check(model, [[[3, 3, 3.01, 3.01]]], [[0]])
+
+    def test_padding(self, model):
+        # What is filled up teaches nothing about boxes.
+        x, y = scene()
+        x[:, :, 24:] = 0
+        self.check(model, y["boxes"], y["labels"], x)
+
+    def test_one_class(self):
+        model = detector(num_classes=1)
+        x, y = scene()
+        y["labels"] = np.minimum(y["labels"], 0)
+        step(model, x, y)
+        assert set(np.unique(model.predict(x, verbose=0)["labels"])) <= {-1, 0}
+
+    def test_size(self, model):
+        for size in ((33, 32), (32, 31)):
+            with pytest.raises(ValueError, match=f"{size[0]}, {size[1]}"):
+                model(images(1, *size, 3))
+
+
+def test_16_bit():
+    x, y = scene()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = detector()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert model.proposer.compute_dtype == "bfloat16"
+    step(model, x, y)
+    assert model.predict(x, verbose=0)["boxes"].dtype == "float32"
+
+
+def test_names_and_strides_are_checked():
+    with pytest.raises(ValueError, match="`class_names` must have one name"):
+        detector(class_names=["one"])
+    with pytest.raises(ValueError, match="`anchor_strides` must be a multiple"):
+        detector(anchor_strides=3)
+
+
+def test_importing_the_package_leaves_keras_hub_alone():
+    code = (
+        "import sys, keras_nasnet; assert 'keras_hub' not in sys.modules\n"
+        "sys.modules['keras_hub'] = None\n"
+        "from keras_nasnet import detection"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True
+    )
+    assert result.stderr.strip().endswith(
+        'Detection needs keras-hub: pip install "keras_nasnet[detection]"'
+    )
+
+
+def test_export(trained, tmp_path):
+    model, x, _, _ = trained
+    path = str(tmp_path / "exported")
+    assert detection.export(model, path, image_size=32) < 1e-2
+    loaded = tf.saved_model.load(path).signatures["serving_default"]
+    expected = model.predict(x, verbose=0)
+    # Of any number of images.
+    for count in (1, 3):
+        found = loaded(images=tf.constant(x[:count]))
+        assert set(found) == set(expected)
+        for name in expected:
+            np.testing.assert_allclose(
+                found[name], expected[name][:count], atol=1e-3
+            )
+    with pytest.raises(ValueError, match="`path` must not exist yet"):
+        detection.export(model, path, image_size=32)
+    with pytest.raises(ValueError, match="`image_size` must be given"):
+        detection.export(model, str(tmp_path / "other"))
+
+
+def test_command(trained, tmp_path, monkeypatch, capsys):
+    model, x, y, _ = trained
+    config = {**model.get_config(), "image_size": 32}
+    named = type(model).from_config({**config, "class_names": ["red", "green"]})
+    named.build((None, 32, 32, 3))
+    named.set_weights(model.get_weights())
+    named.save(tmp_path / "detector.keras")
+    # Twice as large and with room at the bottom.
+    wide = np.repeat(np.repeat(x[0], 2, 0), 2, 1)
+    pixels = np.round((wide + 1) * 127.5).astype("uint8")
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    (tmp_path / "bad.png").write_text("no image")
+    monkeypatch.chdir(tmp_path)
+    command = "detect photo.png bad.png --model detector.keras --out found"
+    assert main(command.split()) == 1
+    output, errors = capsys.readouterr()
+    assert "bad.png is not an image" in errors
+    assert os.listdir(tmp_path / "found") == ["photo.png"]
+    first = output.splitlines()[1].split()
+    assert first[1] == ["red", "green"][y["labels"][0, 0]]
+    box = np.array([float(n) for n in first[2:]])
+    assert iou(box, y["boxes"][0, 0]) > 0.5
+    picture = np.asarray(Image.open(tmp_path / "found" / "photo.png"))
+    assert picture.shape[2] == 3 and max(picture.shape) >= 400
+
+
+def test_command_wants_a_detector(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    small_network(genotype=CHEAP, penultimate_filters=64).save("other.keras")
+    for name, message in (
+        ("other.keras", "is not a detector"),
+        ("missing.keras", "there is no file"),
+    ):
+        command = f"detect x.png --model {name} --out y"
+        assert main(command.split()) == 2
+        assert message in capsys.readouterr().err

@@ -1,0 +1,337 @@
+"""Trains a detector by a recipe.
+
+Run, and run again after any interruption:
+
+    python -m training.pasted --out=runs/pasted
+    python -m training.detect --recipe=pasted --workdir=runs/detector
+
+The working folder then holds the trained detector (`final.keras`), the best
+one by mAP (`best.keras`), `log.csv`, the recipe and TensorBoard's logs with
+pictures of what is found. A run that is killed loses nothing but its current
+epoch. A data set of one's own is given by `--dataset=FILE.json --images=FOLDER
+--eval_dataset=FILE.json --eval_images=FOLDER`.
+"""
+
+import dataclasses
+import math
+import os
+import sys
+
+import keras
+import keras_hub
+import numpy as np
+import tensorflow as tf
+from absl import app
+from absl import flags
+
+import keras_nasnet
+from keras_nasnet import detection
+from keras_nasnet.detection import pictures
+from keras_nasnet.detection.backbone import PRESETS
+from keras_nasnet.inference import load_model
+from training import checkpoints
+from training import detection_data
+from training import detection_metrics
+from training.detection_recipes import RECIPES
+from training.detection_recipes import DetectionRecipe
+
+FLAGS = flags.FLAGS
+BACKBONES = {
+    "tiny": keras_nasnet.NASNetTiny,
+    "mobile": keras_nasnet.NASNetMobile,
+    "large": keras_nasnet.NASNetLarge,
+}
+OVERRIDES = (
+    "dataset",
+    "eval_dataset",
+    "images",
+    "eval_images",
+    "train_split",
+    "eval_split",
+    "backbone",
+    "weights",
+    "train_from",
+    "image_size",
+    "batch_size",
+    "epochs",
+    "learning_rate",
+    "train_batch_norm",
+)
+DRAWN = 4
+
+
+def define_flags():
+    flags.DEFINE_enum("recipe", "pasted", list(RECIPES), "What to train.")
+    flags.DEFINE_enum(
+        "detector", None, ["faster_rcnn", "retinanet"], "Kind of detector."
+    )
+    flags.DEFINE_string("workdir", None, "Folder of the run.")
+    flags.DEFINE_string("data_dir", None, "Folder of prepared tfds data sets.")
+    flags.DEFINE_integer("seed", 0, "Decides weights, order, augmentation.")
+    kinds = {f.name: f.type for f in dataclasses.fields(DetectionRecipe)}
+    for name in OVERRIDES:
+        define = {
+            bool: flags.DEFINE_bool,
+            int: flags.DEFINE_integer,
+            float: flags.DEFINE_float,
+        }.get(kinds[name], flags.DEFINE_string)
+        define(name, None, f"Overrides the recipe's {name}.")
+    flags.mark_flags_as_required(["workdir"])
+
+
+def train(recipe, workdir, data_dir=None, seed=0):
+    """Trains by a recipe, or goes on where an earlier call was interrupted.
+
+    Args:
+        recipe: A `DetectionRecipe`.
+        workdir: Folder for everything that the run writes.
+        data_dir: Folder of prepared tfds data sets.
+        seed: Integer that decides weights, order and augmentation.
+
+    Returns:
+        The trained detector and a dictionary of its mAP.
+
+    Raises:
+        ValueError: If `workdir` holds the run of another recipe, or if the
+            recipe does not fit its data.
+        FloatingPointError: If the loss stops being a number.
+    """
+    keras.utils.set_random_seed(seed)
+    os.makedirs(workdir, exist_ok=True)
+    checkpoints.keep_settings(
+        dataclasses.asdict(recipe), os.path.join(workdir, "recipe.json")
+    )
+    split = detection_data.load(
+        recipe.dataset, recipe.images, recipe.train_split, data_dir
+    )
+    eval_split = detection_data.load(
+        recipe.eval_dataset, recipe.eval_images, recipe.eval_split, data_dir
+    )
+    if split.class_names != eval_split.class_names:
+        raise ValueError(
+            "`dataset` and `eval_dataset` must have the same classes. "
+            f"Received: {split.class_names} and {eval_split.class_names}"
+        )
+    steps = split.count // recipe.batch_size
+    if not steps:
+        raise ValueError(
+            f"`batch_size` {recipe.batch_size} is larger than the "
+            f"{split.count} images of {recipe.dataset!r}."
+        )
+    detector = build(recipe, split.class_names)
+    compile_detector(detector, recipe, steps)
+    backup = checkpoints.Backup(os.path.join(workdir, "backup"))
+    done = backup.restore(detector)
+    log = os.path.join(workdir, "log.csv")
+    checkpoints.cut_log(log, done)
+    evaluation = Evaluation(recipe, eval_split, workdir)
+    detector.fit(
+        detection_data.training_batches(
+            split,
+            recipe.batch_size,
+            recipe.image_size,
+            # Goes on with other orders than the first epochs'.
+            seed + done,
+            recipe.jitter,
+        ),
+        initial_epoch=done,
+        epochs=recipe.epochs,
+        shuffle=False,  # is done; Keras only warns
+        callbacks=[
+            checkpoints.StopAtNonFiniteLoss(),
+            # First, as the others write down what it measures.
+            evaluation,
+            keras.callbacks.CSVLogger(log, append=True),
+            keras.callbacks.TensorBoard(
+                os.path.join(workdir, "tensorboard"), write_graph=False
+            ),
+            # Last, so that an epoch counts as done when all else is written.
+            backup,
+        ],
+        verbose=1 if sys.stdout.isatty() else 2,
+    )
+    checkpoints.save_model(detector, os.path.join(workdir, "final.keras"))
+    return detector, evaluation.measure(detector)
+
+
+def build(recipe, class_names):
+    """Builds the detector of a recipe."""
+    weights = None if recipe.weights == "none" else recipe.weights
+    size = recipe.image_size
+    is_file = recipe.backbone not in BACKBONES
+    if recipe.detector == "faster_rcnn":
+        if is_file:
+            network = load_model(recipe.backbone)
+        else:
+            network = BACKBONES[recipe.backbone](weights=weights)
+        freeze(network, recipe.train_from)
+        return detection.FasterRCNN(
+            network,
+            len(class_names),
+            train_batch_norm=recipe.train_batch_norm,
+            class_names=class_names,
+            image_size=size,
+            **recipe.faster_rcnn,
+        )
+    if is_file:
+        raise ValueError(
+            "`backbone` of a RetinaNet must be one of "
+            f"{', '.join(BACKBONES)}. Received: {recipe.backbone!r}"
+        )
+    preset = f"nasnet_{recipe.backbone}_"
+    (preset,) = (name for name in PRESETS if name.startswith(preset))
+    encoder = detection.NASNetBackbone.from_preset(
+        preset, load_weights=bool(weights), image_shape=(size, size, 3)
+    )
+    freeze(encoder, recipe.train_from)
+    if not recipe.train_batch_norm:
+        for layer in encoder._flatten_layers():
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.trainable = False
+    detector = keras_hub.models.RetinaNetObjectDetector(
+        keras_hub.models.RetinaNetBackbone(
+            encoder,
+            use_p5=False,
+            image_shape=(size, size, 3),
+            **recipe.retinanet,
+        ),
+        len(class_names),
+        bounding_box_format="xyxy",
+        prediction_decoder=keras_hub.layers.NonMaxSuppression(
+            "xyxy", from_logits=True, confidence_threshold=0.05
+        ),
+    )
+    # That hardly any place has an object, and boxes are where anchors are.
+    # KerasHub's initial biases have these two the wrong way round, which makes
+    # the first losses hundreds of times as large.
+    for head, bias in (
+        (detector.classification_head, -math.log(99)),
+        (detector.box_head, 0.0),
+    ):
+        bias_weight = head.prediction_layer.bias
+        bias_weight.assign(keras.ops.full(bias_weight.shape, bias))
+    return detector
+
+
+def freeze(network, train_from):
+    """Leaves the layers from a named one on trainable.
+
+    Args:
+        network: A network of this package.
+        train_from: Name of the first layer to train; empty for all of them.
+
+    Raises:
+        ValueError: If there is no layer of that name.
+    """
+    names = [layer.name for layer in network.layers]
+    if train_from and train_from not in names:
+        raise ValueError(
+            f"`train_from` names no layer of {network.name}: {train_from!r}. "
+            f"Expected one of {', '.join(names)}."
+        )
+    first = names.index(train_from) if train_from else 0
+    for layer in network.layers[:first]:
+        layer.trainable = False
+
+
+def compile_detector(detector, recipe, steps_per_epoch):
+    """Compiles a detector with the optimizer of a recipe."""
+    warmup = math.ceil(recipe.warmup_epochs * steps_per_epoch)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0 if warmup else recipe.learning_rate,
+        # Not 0 if there is nothing but warm-up.
+        max(1, recipe.epochs * steps_per_epoch - warmup),
+        warmup_target=recipe.learning_rate if warmup else None,
+        warmup_steps=warmup,
+    )
+    optimizer = keras.optimizers.SGD(
+        schedule, momentum=0.9, global_clipnorm=recipe.clip_norm
+    )
+    if not detector.built:
+        detector.build((None, recipe.image_size, recipe.image_size, 3))
+    optimizer.build(detector.trainable_variables)
+    # XLA runs depthwise convolutions several times slower on a CPU.
+    on_gpu = bool(tf.config.list_physical_devices("GPU"))
+    detector.compile(optimizer, jit_compile="auto" if on_gpu else False)
+
+
+class Evaluation(keras.callbacks.Callback):
+    """Measures and draws what a detector finds after every epoch.
+
+    Keeps the best detector by mAP as `best.keras`, also over interruptions.
+
+    Args:
+        recipe: A `DetectionRecipe`.
+        split: The `detection_data.Split` to evaluate on.
+        workdir: Folder for pictures and the best detector.
+    """
+
+    def __init__(self, recipe, split, workdir):
+        super().__init__()
+        self.batches = detection_data.evaluation_batches(
+            split, recipe.batch_size, recipe.image_size
+        )
+        self.truth = split.truth()
+        self.class_names = split.class_names
+        self.workdir = workdir
+        self.writer = tf.summary.create_file_writer(
+            os.path.join(workdir, "tensorboard", "pictures")
+        )
+
+    def measure(self, detector):
+        """Returns a dictionary of the mAP of a detector."""
+        results = detection_metrics.predictions(detector, self.batches)
+        return detection_metrics.evaluate(self.truth, results)
+
+    def on_epoch_end(self, epoch, logs=None):
+        values = self.measure(self.model)
+        # What `log.csv` and TensorBoard show.
+        logs.update({f"val_{name}": value for name, value in values.items()})
+        self._draw(epoch)
+        record = os.path.join(self.workdir, "best.json")
+        if values["mAP"] > checkpoints.best_value(record, "mAP"):
+            checkpoints.save_model(
+                self.model, os.path.join(self.workdir, "best.keras")
+            )
+            checkpoints.write_json({"epoch": epoch + 1, **values}, record)
+
+    def _draw(self, epoch):
+        images, _ = next(self.batches.as_numpy_iterator())
+        found = pictures.find(self.model, images)
+        drawn = []
+        for i in range(min(DRAWN, len(images))):
+            detections = [
+                pictures.Detection(self.class_names[label], score, tuple(box))
+                for box, label, score in zip(
+                    found["boxes"][i], found["labels"][i], found["scores"][i]
+                )
+                if score >= 0.3
+            ]
+            pixels = np.round((images[i] + 1) * 127.5).astype("uint8")
+            drawn.append(np.asarray(pictures.draw(pixels, detections)))
+        with self.writer.as_default():
+            tf.summary.image("found", drawn, epoch, max_outputs=DRAWN)
+        self.writer.flush()
+
+
+def recipe_from_flags():
+    """Returns the chosen recipe with everything that flags override."""
+    changes = {
+        name: FLAGS[name].value
+        for name in ("detector", *OVERRIDES)
+        if FLAGS[name].present
+    }
+    return dataclasses.replace(RECIPES[FLAGS.recipe], **changes)
+
+
+def main(_):
+    _, values = train(
+        recipe_from_flags(), FLAGS.workdir, FLAGS.data_dir, FLAGS.seed
+    )
+    for name, value in values.items():
+        print(f"{name} {value:.4f}")
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)
