@@ -395,3 +395,15 @@ def test_recipes_fit_their_detectors(name):
     model = detect.build(recipe, CLASS_NAMES)
     assert isinstance(model, detection.FasterRCNN)
     assert recipe.image_size % model.anchor_strides == 0
+
+
+def test_retinanet_starts_from_sensible_biases(folder):
+    recipe = dataclasses.replace(
+        RECIPES["pasted"], detector="retinanet", image_size=32
+    )
+    model = detect.build(recipe, CLASS_NAMES)
+    batches = detection_data.training_batches(load(folder, "train"), 4, 32, 0)
+    x, y = next(iter(batches))
+    detect.compile_detector(model, recipe, 10)
+    losses = model.compute_loss(x, y, model(x, training=True), None)
+    assert losses < 10

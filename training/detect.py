@@ -191,25 +191,30 @@ def build(recipe, class_names):
     detector = keras_hub.models.RetinaNetObjectDetector(
         keras_hub.models.RetinaNetBackbone(
             encoder,
+            recipe.retinanet["min_level"],
+            recipe.retinanet["max_level"],
             use_p5=False,
+            use_fpn_batch_norm=True,
             image_shape=(size, size, 3),
-            **recipe.retinanet,
         ),
         len(class_names),
         bounding_box_format="xyxy",
+        pre_logits_num_conv_layers=recipe.retinanet["head_layers"],
         prediction_decoder=keras_hub.layers.NonMaxSuppression(
             "xyxy", from_logits=True, confidence_threshold=0.05
         ),
     )
-    # That hardly any place has an object, and boxes are where anchors are.
-    # KerasHub's initial biases have these two the wrong way round, which makes
-    # the first losses hundreds of times as large.
+    # At first hardly any place has an object, and boxes are where anchors are,
+    # as in the RetinaNet paper. KerasHub has the two biases the wrong way round
+    # and larger kernels, with which losses begin in the hundreds.
+    small = keras.initializers.RandomNormal(stddev=0.01)
     for head, bias in (
         (detector.classification_head, -math.log(99)),
         (detector.box_head, 0.0),
     ):
-        bias_weight = head.prediction_layer.bias
-        bias_weight.assign(keras.ops.full(bias_weight.shape, bias))
+        layer = head.prediction_layer
+        layer.kernel.assign(small(layer.kernel.shape))
+        layer.bias.assign(keras.ops.full(layer.bias.shape, bias))
     return detector
 
 

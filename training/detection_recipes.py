@@ -31,7 +31,8 @@ class DetectionRecipe:
         train_from: Name of the first layer of the backbone to train, `None`
             for all. The fewer there are, the faster is a step.
         faster_rcnn: Arguments of `FasterRCNN`.
-        retinanet: `min_level` and `max_level` of the pyramid.
+        retinanet: `min_level` and `max_level` of the pyramid, and the number
+            of `head_layers`.
         train_batch_norm: Whether batch norms learn and follow the images.
         image_size: Side in pixels of the square that images are brought into.
         jitter: Share by which images change in size and brightness.
@@ -86,7 +87,7 @@ PASTED = DetectionRecipe(
         "region_samples": 32,
         "proposal_filters": 128,
     },
-    retinanet={"min_level": 2, "max_level": 4},
+    retinanet={"min_level": 2, "max_level": 4, "head_layers": 1},
     train_batch_norm=True,
     image_size=128,
     jitter=0.2,
@@ -107,7 +108,7 @@ MOBILE = dataclasses.replace(
     weights="imagenet",
     train_from=None,
     faster_rcnn={"proposals": 300},
-    retinanet={"min_level": 3, "max_level": 7},
+    retinanet={"min_level": 3, "max_level": 7, "head_layers": 4},
     train_batch_norm=False,
     image_size=608,
     jitter=0.0,

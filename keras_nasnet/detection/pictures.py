@@ -1,5 +1,6 @@
 """What a detector finds in image files, and pictures of it."""
 
+import zlib
 from typing import NamedTuple
 
 import keras_hub
@@ -9,6 +10,8 @@ from keras_nasnet.detection.faster_rcnn import FasterRCNN
 from keras_nasnet.images import load_whole_image
 from keras_nasnet.preprocessing import preprocess_input
 
+# Pixels of the shorter side to which larger images are reduced.
+DRAWN_SIDE = 800
 COLOURS = (
     "#e6194b",
     "#3cb44b",
@@ -52,7 +55,7 @@ def detect(detector, path, min_score=0.5):
             size of images the detector is for.
     """
     side = image_side(detector)
-    image = load_whole_image(path, side)
+    image = load_whole_image(path, max(side, DRAWN_SIDE))
     pixels, factor = fit(image, side)
     found = find(detector, preprocess_input(pixels[None]))
     names = names_of(detector)
@@ -161,10 +164,10 @@ def draw(image, detections):
     picture = picture.resize([n * factor for n in picture.size])
     canvas = ImageDraw.Draw(picture)
     font = ImageFont.load_default(max(12, max(picture.size) // 45))
-    names = sorted({detection.name for detection in detections})
     # The surest last, on top of the others.
     for name, score, box in reversed(detections):
-        colour = COLOURS[names.index(name) % len(COLOURS)]
+        # The same one for a class in every picture.
+        colour = COLOURS[zlib.crc32(name.encode()) % len(COLOURS)]
         left, top, right, bottom = (n * factor for n in box)
         canvas.rectangle((left, top, right, bottom), outline=colour, width=2)
         text = f"{name} {score:.0%}"
