@@ -3,9 +3,9 @@
 What is known of the paper's detectors: Faster R-CNN trained on COCO's training
 and validation images without 8,000 for evaluation, 300 to 500 proposals, mAP
 29.6 for NASNet-A (4 @ 1056), and 40.7 at 800x800 and 43.1 at a larger size for
-NASNet-A (6 @ 4032). Optimizer, batch size and anchors are those of
-`faster_rcnn_nas` in the TF Object Detection API; its 1,200,000 steps are
-rounded to epochs. Not run by us: that takes weeks on GPUs.
+NASNet-A (6 @ 4032). Optimizer, batch size and anchors are in the manner of
+`faster_rcnn_nas` in the TF Object Detection API, but not compared with its file
+of settings. Not run by us: that takes weeks on GPUs.
 """
 
 import dataclasses
