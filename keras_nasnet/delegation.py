@@ -71,7 +71,8 @@ def split_corners(outputs):
     def visit(node, inputs):
         if node.op == "conv" and (first := _filters_of_corner(node)):
             corners[node] = first
-            return _concat_halves(node, _corner_convolutions(node, inputs[0]))
+            halves = _corner_convolutions(node, inputs[0], first)
+            return _concat_halves(node, halves)
         if node.op == "norm" and node.inputs[0] in corners:
             first = corners[node.inputs[0]]
             halves = [
@@ -109,9 +110,8 @@ def _filters_of_corner(node):
     return 0 if is_read.any() else first
 
 
-def _corner_convolutions(node, x):
+def _corner_convolutions(node, x, first):
     """Returns 1x1 convolutions of the two corners of a 2x2 kernel."""
-    first = _filters_of_corner(node)
     kernel, bias = node.weights["kernel"], node.weights["bias"]
     pick = np.zeros((2, 2, x.channels, 1), "float32")
     pick[1, 1] = 1

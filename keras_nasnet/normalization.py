@@ -4,6 +4,16 @@ import keras
 from keras import ops
 
 
+def freeze_batch_norms(model):
+    """Makes all batch norms of a model keep their statistics and weights.
+
+    A few images at a time are too few to estimate new ones.
+    """
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False
+
+
 @keras.saving.register_keras_serializable("keras_nasnet")
 class BatchNorm(keras.layers.BatchNormalization):
     """Keras' batch norm over channels, fused in training on TensorFlow.

@@ -29,11 +29,15 @@ from keras_nasnet import detection
 from keras_nasnet.detection import pictures
 from keras_nasnet.detection.backbone import PRESETS
 from keras_nasnet.inference import load_model
+from keras_nasnet.normalization import freeze_batch_norms
 from training import checkpoints
 from training import detection_data
 from training import detection_metrics
+from training import overrides
+from training import schedules
 from training.detection_recipes import RECIPES
 from training.detection_recipes import DetectionRecipe
+from training.finetune import layer_index
 
 FLAGS = flags.FLAGS
 BACKBONES = {
@@ -68,14 +72,7 @@ def define_flags():
     flags.DEFINE_string("workdir", None, "Folder of the run.")
     flags.DEFINE_string("data_dir", None, "Folder of prepared tfds data sets.")
     flags.DEFINE_integer("seed", 0, "Decides weights, order, augmentation.")
-    kinds = {f.name: f.type for f in dataclasses.fields(DetectionRecipe)}
-    for name in OVERRIDES:
-        define = {
-            bool: flags.DEFINE_bool,
-            int: flags.DEFINE_integer,
-            float: flags.DEFINE_float,
-        }.get(kinds[name], flags.DEFINE_string)
-        define(name, None, f"Overrides the recipe's {name}.")
+    overrides.define(DetectionRecipe, OVERRIDES)
     flags.mark_flags_as_required(["workdir"])
 
 
@@ -185,9 +182,7 @@ def build(recipe, class_names):
     )
     freeze(encoder, recipe.train_from)
     if not recipe.train_batch_norm:
-        for layer in encoder._flatten_layers():
-            if isinstance(layer, keras.layers.BatchNormalization):
-                layer.trainable = False
+        freeze_batch_norms(encoder)
     detector = keras_hub.models.RetinaNetObjectDetector(
         keras_hub.models.RetinaNetBackbone(
             encoder,
@@ -228,29 +223,18 @@ def freeze(network, train_from):
     Raises:
         ValueError: If there is no layer of that name.
     """
-    names = [layer.name for layer in network.layers]
-    if train_from and train_from not in names:
-        raise ValueError(
-            f"`train_from` names no layer of {network.name}: {train_from!r}. "
-            f"Expected one of {', '.join(names)}."
-        )
-    first = names.index(train_from) if train_from else 0
-    for layer in network.layers[:first]:
-        layer.trainable = False
+    if train_from:
+        first = layer_index(network, train_from, "train_from")
+        for layer in network.layers[:first]:
+            layer.trainable = False
 
 
 def compile_detector(detector, recipe, steps_per_epoch):
     """Compiles a detector with the optimizer of a recipe."""
-    warmup = math.ceil(recipe.warmup_epochs * steps_per_epoch)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0 if warmup else recipe.learning_rate,
-        # Not 0 if there is nothing but warm-up.
-        max(1, recipe.epochs * steps_per_epoch - warmup),
-        warmup_target=recipe.learning_rate if warmup else None,
-        warmup_steps=warmup,
-    )
     optimizer = keras.optimizers.SGD(
-        schedule, momentum=0.9, global_clipnorm=recipe.clip_norm
+        schedules.cosine(recipe, steps_per_epoch),
+        momentum=0.9,
+        global_clipnorm=recipe.clip_norm,
     )
     if not detector.built:
         detector.build((None, recipe.image_size, recipe.image_size, 3))
@@ -305,13 +289,7 @@ class Evaluation(keras.callbacks.Callback):
         found = pictures.find(self.model, images)
         drawn = []
         for i in range(min(DRAWN, len(images))):
-            detections = [
-                pictures.Detection(self.class_names[label], score, tuple(box))
-                for box, label, score in zip(
-                    found["boxes"][i], found["labels"][i], found["scores"][i]
-                )
-                if score >= 0.3
-            ]
+            detections = pictures.detections(found, i, self.class_names, 0.3)
             pixels = np.round((images[i] + 1) * 127.5).astype("uint8")
             drawn.append(np.asarray(pictures.draw(pixels, detections)))
         with self.writer.as_default():
@@ -321,11 +299,7 @@ class Evaluation(keras.callbacks.Callback):
 
 def recipe_from_flags():
     """Returns the chosen recipe with everything that flags override."""
-    changes = {
-        name: FLAGS[name].value
-        for name in ("detector", *OVERRIDES)
-        if FLAGS[name].present
-    }
+    changes = overrides.given(("detector", *OVERRIDES))
     return dataclasses.replace(RECIPES[FLAGS.recipe], **changes)
 
 

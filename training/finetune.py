@@ -21,6 +21,7 @@ from absl import app
 from absl import flags
 
 import keras_nasnet
+from keras_nasnet.normalization import freeze_batch_norms
 from training import checkpoints
 from training import datasets
 from training import evaluate
@@ -67,6 +68,21 @@ def define_flags():
     flags.mark_flags_as_required(["dataset", "workdir"])
 
 
+def layer_index(model, name, argument):
+    """Returns the place of a layer that an argument names.
+
+    Raises:
+        ValueError: If there is no layer of that name.
+    """
+    names = [layer.name for layer in model.layers]
+    if name not in names:
+        raise ValueError(
+            f"`{argument}` names no layer of {model.name}: {name!r}. "
+            f"Expected one of {', '.join(names)}."
+        )
+    return names.index(name)
+
+
 def freeze(model, unfreeze_from=None):
     """Leaves the classifier and the cells from a named one on trainable.
 
@@ -81,18 +97,11 @@ def freeze(model, unfreeze_from=None):
     Raises:
         ValueError: If there is no layer of that name.
     """
-    names = [layer.name for layer in model.layers]
-    first = unfreeze_from or names[-1]
-    if first not in names:
-        raise ValueError(
-            f"`unfreeze_from` names no layer of {model.name}: {first!r}. "
-            f"Expected one of {', '.join(names)}."
-        )
+    first = unfreeze_from or model.layers[-1].name
+    index = layer_index(model, first, "unfreeze_from")
     for i, layer in enumerate(model.layers):
-        layer.trainable = i >= names.index(first)
-    for layer in model._flatten_layers():
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.trainable = False
+        layer.trainable = i >= index
+    freeze_batch_norms(model)
 
 
 def finetune(

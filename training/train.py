@@ -31,7 +31,9 @@ from keras_nasnet.names import PREDICTIONS_LAYER
 from training import checkpoints
 from training import datasets
 from training import distribution
+from training import overrides
 from training import recipes
+from training import schedules
 
 FLAGS = flags.FLAGS
 OVERRIDES = (
@@ -58,13 +60,7 @@ def define_flags():
         "Distribution over devices, or over the workers of TF_CONFIG.",
     )
     flags.DEFINE_string("genotype", None, "JSON file with cells to train.")
-    for name in OVERRIDES:
-        kind = {f.name: f.type for f in dataclasses.fields(recipes.Recipe)}
-        define = {
-            int: flags.DEFINE_integer,
-            float: flags.DEFINE_float,
-        }.get(kind[name], flags.DEFINE_string)
-        define(name, None, f"Overrides the recipe's {name}.")
+    overrides.define(recipes.Recipe, OVERRIDES)
     flags.mark_flags_as_required(["recipe", "workdir"])
 
 
@@ -175,14 +171,7 @@ def build_model(recipe, class_names):
 def build_optimizer(recipe, steps_per_epoch):
     """Builds the optimizer of a recipe with its schedule."""
     if recipe.schedule == "cosine":
-        warmup = math.ceil(recipe.warmup_epochs * steps_per_epoch)
-        schedule = keras.optimizers.schedules.CosineDecay(
-            0.0 if warmup else recipe.learning_rate,
-            # Not 0 if there is nothing but warm-up.
-            max(1, recipe.epochs * steps_per_epoch - warmup),
-            warmup_target=recipe.learning_rate if warmup else None,
-            warmup_steps=warmup,
-        )
+        schedule = schedules.cosine(recipe, steps_per_epoch)
     else:
         schedule = keras.optimizers.schedules.ExponentialDecay(
             recipe.learning_rate,
@@ -320,11 +309,10 @@ def with_genotype(recipe, genotype):
 def recipe_from_flags():
     """Returns the chosen recipe with everything that flags override."""
     recipe = recipes.get(FLAGS.recipe)
-    changes = {n: FLAGS[n].value for n in OVERRIDES if FLAGS[n].present}
     if FLAGS.genotype:
         genotype = keras_nasnet.Genotype.load(FLAGS.genotype)
         recipe = with_genotype(recipe, genotype)
-    return dataclasses.replace(recipe, **changes)
+    return dataclasses.replace(recipe, **overrides.given(OVERRIDES))
 
 
 def main(_):

@@ -10,6 +10,7 @@ from keras_nasnet.detection import targets
 from keras_nasnet.detection.cutting import cut
 from keras_nasnet.detection.roi_align import roi_align
 from keras_nasnet.detection.suppression import suppress
+from keras_nasnet.normalization import freeze_batch_norms
 
 # As `faster_rcnn_nas` of the TF Object Detection API has them.
 PROPOSAL_OVERLAP = 0.7
@@ -143,9 +144,7 @@ class FasterRCNN(keras.Model):
         self.class_names = None if class_names is None else list(class_names)
         self.image_size = image_size
         if not train_batch_norm:
-            for layer in self.backbone._flatten_layers():
-                if isinstance(layer, keras.layers.BatchNormalization):
-                    layer.trainable = False
+            freeze_batch_norms(self.backbone)
         self._add_heads()
         level = math.log2(anchor_strides)
         self.anchor_generators = [

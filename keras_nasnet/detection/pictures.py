@@ -58,20 +58,9 @@ def detect(detector, path, min_score=0.5):
     image = load_whole_image(path, max(side, DRAWN_SIDE))
     pixels, factor = fit(image, side)
     found = find(detector, preprocess_input(pixels[None]))
-    names = names_of(detector)
     limits = np.array([*image.shape[1::-1]] * 2)
-    detections = [
-        Detection(
-            names[label],
-            float(score),
-            tuple(np.clip(box / factor, 0, limits).tolist()),
-        )
-        for box, label, score in zip(
-            found["boxes"][0], found["labels"][0], found["scores"][0]
-        )
-        if score >= min_score
-    ]
-    return detections, image
+    found["boxes"] = np.clip(found["boxes"] / factor, 0, limits)
+    return detections(found, 0, names_of(detector), min_score), image
 
 
 def find(detector, images):
@@ -96,6 +85,27 @@ def find(detector, images):
         "labels": found["labels"],
         "scores": found["confidence"],
     }
+
+
+def detections(found, i, names, min_score):
+    """Lists what was found in one image of a batch.
+
+    Args:
+        found: What `find()` returned.
+        i: Index of the image.
+        names: Names of the classes.
+        min_score: Float, lowest score of what is listed.
+
+    Returns:
+        A list of `Detection`.
+    """
+    return [
+        Detection(names[label], float(score), tuple(box.tolist()))
+        for box, label, score in zip(
+            found["boxes"][i], found["labels"][i], found["scores"][i]
+        )
+        if score >= min_score
+    ]
 
 
 def is_detector(model):
