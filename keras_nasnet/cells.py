@@ -169,6 +169,8 @@ class Cell(Chain):
         recompute: Whether training keeps only what the cell reads, and
             computes the rest again for the gradients: less memory for more
             time. TensorFlow only.
+        residual: Whether the current input is added to the output, through
+            a 1x1 convolution with batch norm where their shapes differ.
         **kwargs: `bn_momentum`, `bn_epsilon`, `weight_decay`, `name`, `dtype`
             and `trainable`.
 
@@ -202,6 +204,7 @@ class Cell(Chain):
         pool_padding="zero",
         drop_path_rate=0.0,
         recompute=False,
+        residual=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -221,6 +224,11 @@ class Cell(Chain):
             )
         check_pool_padding(pool_padding)
         check_fraction("drop_path_rate", drop_path_rate)
+        if residual and not genotype.concat_outputs:
+            raise ValueError(
+                "`residual=True` needs a cell that concatenates its outputs. "
+                f"Received: genotype={genotype!r}"
+            )
         self.genotype = genotype
         self.filters = filters
         self.strides = strides
@@ -228,6 +236,7 @@ class Cell(Chain):
         self.pool_padding = pool_padding
         self.drop_path_rate = drop_path_rate
         self.recompute = recompute
+        self.residual = residual
         self._recomputation = Recomputation(self)
 
     @property
@@ -272,6 +281,7 @@ class Cell(Chain):
         for state, fit in zip(self.genotype.outputs, self.fit_outputs):
             if fit:
                 fit.build(shapes[state])
+        self.shortcut = self._shortcut(input_shape)
         self.drop_path = DropPath(
             self.drop_path_rate, name="drop_path", dtype=self.dtype_policy
         )
@@ -305,9 +315,13 @@ class Cell(Chain):
             fit(states[state]) if fit else states[state]
             for state, fit in zip(self.genotype.outputs, self.fit_outputs)
         ]
-        if self.genotype.concat_outputs:
-            return ops.concatenate(outputs, axis=-1)
-        return outputs
+        if not self.genotype.concat_outputs:
+            return outputs
+        output = ops.concatenate(outputs, axis=-1)
+        if not self.residual:
+            return output
+        current = inputs[0]
+        return output + (self.shortcut(current) if self.shortcut else current)
 
     def compute_output_shape(self, input_shape):
         channels = self.filters
@@ -335,6 +349,8 @@ class Cell(Chain):
         for state, fit in zip(self.genotype.outputs, self.fit_outputs):
             if fit:
                 yield fit, shapes[state]
+        if self.shortcut:
+            yield self.shortcut, input_shape[0]
 
     def get_config(self):
         return {
@@ -346,6 +362,7 @@ class Cell(Chain):
             "pool_padding": self.pool_padding,
             "drop_path_rate": self.drop_path_rate,
             "recompute": self.recompute,
+            "residual": self.residual,
         }
 
     def _check_input_shapes(self, shapes):
@@ -410,3 +427,21 @@ class Cell(Chain):
         if shape[-1] != self.filters:
             return Convolution(self.filters, 1, **settings)
         return None
+
+    def _shortcut(self, input_shape):
+        """Returns the layer that fits the current input to the output."""
+        channels = self.compute_output_shape(input_shape)[-1]
+        current = input_shape[0]
+        if not self.residual or (self.strides, current[-1]) == (1, channels):
+            return None
+        shortcut = Convolution(
+            channels,
+            1,
+            strides=self.strides,
+            # Nothing but what has to fit stands in the way.
+            pre_activated=True,
+            name="shortcut",
+            **self.settings,
+        )
+        shortcut.build(current)
+        return shortcut

@@ -398,7 +398,15 @@ def _trace_cell(cell, inputs, name):
         else states[state]
         for fit, state in zip(cell.fit_outputs, cell.genotype.outputs)
     ]
-    return _concat(outputs, name) if cell.genotype.concat_outputs else outputs
+    if not cell.genotype.concat_outputs:
+        return outputs
+    if not cell.residual:
+        return _concat(outputs, name)
+    shortcut = inputs[0]
+    if cell.shortcut:
+        shortcut = _trace_layer(cell.shortcut, shortcut, f"{name}_shortcut")
+    output = _concat(outputs, f"{name}_outputs")
+    return _node("add", (output, shortcut), output.channels, name)
 
 
 def _node(op, inputs, channels, name, weights=None, **attributes):

@@ -94,6 +94,7 @@ def NASNet(
     aux_head=False,
     weight_decay=0.0,
     recompute_cells=False,
+    cell_residual=False,
     include_preprocessing=False,
     class_names=None,
     features=None,
@@ -151,6 +152,11 @@ def NASNet(
         recompute_cells: Whether training keeps only what goes from cell to
             cell, and computes the rest again for the gradients: less memory
             for more time. TensorFlow only.
+        cell_residual: Whether a shortcut leads around each cell: its current
+            input is added to its output, through a 1x1 convolution with batch
+            norm where their shapes differ. The paper reports that its authors
+            tried this by hand and that it did not help; published weights
+            need `False`.
         include_preprocessing: Whether the model takes pixels in [0, 255] and
             scales them itself. Otherwise it expects `preprocess_input`'s
             [-1, 1].
@@ -203,6 +209,13 @@ def NASNet(
         raise ValueError(
             "`skip_reduction=True` needs cells that read the two cells before "
             "them. The cells of `genotype` read only the one before."
+        )
+    if cell_residual and not (
+        genotype.normal.concat_outputs and genotype.reduction.concat_outputs
+    ):
+        raise ValueError(
+            "`cell_residual=True` needs cells that concatenate their outputs. "
+            "The cells of `genotype` pass them on one by one."
         )
     if stem not in ("imagenet", "cifar"):
         raise ValueError(
@@ -283,6 +296,7 @@ def NASNet(
             pool_padding=pool_padding,
             drop_path_rate=drop_path_rate * (i + 1) / len(cells),
             recompute=recompute_cells,
+            residual=cell_residual,
             name=spec.name,
             **settings,
         )

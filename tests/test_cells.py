@@ -67,6 +67,25 @@ class TestLayers(LayerTestCase):
             for kind, strides in (("normal", 1), ("reduction", 2))
             for previous, scale in PREVIOUS_SCALES.items()
         ),
+        *(
+            LayerCase(
+                f"residual-{name}",
+                Cell,
+                {
+                    "genotype": NASNET_A.normal,
+                    "filters": 4,
+                    "strides": strides,
+                    "residual": True,
+                    "weight_decay": 1e-3,
+                },
+                channels=channels,
+            )
+            for name, strides, channels in (
+                ("identity", 1, (24, 6)),
+                ("projection", 1, (3, 6)),
+                ("reduction", 2, (24, 6)),
+            )
+        ),
         LayerCase(
             "outputs go on",
             Cell,
@@ -194,6 +213,31 @@ def test_cell_computes_its_genotype(genotype, previous, strides):
     assert_close(outputs, interpreted(cell, inputs), 1e-5)
 
 
+@pytest.mark.parametrize(
+    ("channels", "strides"), [(24, 1), (3, 1), (24, 2), (3, 2)]
+)
+def test_residual_adds_the_current_input(channels, strides):
+    inputs = [images(2, 7, 6, n, seed=n) for n in (channels, 4)]
+    cells = [
+        Cell(NASNET_A.normal, 4, strides, residual=residual)
+        for residual in (True, False)
+    ]
+    for cell in cells:
+        cell.build([x.shape for x in inputs])
+    cell, plain = cells
+    randomize(cell)
+    shortcut = {w.path: w for w in cell.weights if "shortcut" in w.path}
+    plain.set_weights([w for w in cell.weights if w.path not in shortcut])
+    added = inputs[0]
+    if (channels, strides) != (24, 1):
+        kernel, gamma, beta, mean, variance = (
+            ops.convert_to_numpy(w) for w in shortcut.values()
+        )
+        added = added[:, ::strides, ::strides] @ kernel[0, 0]
+        added = gamma * (added - mean) / np.sqrt(variance + 1e-3) + beta
+    assert_close(run(cell, inputs), run(plain, inputs) + added, 1e-5)
+
+
 def test_outputs_are_concatenated_in_order():
     blocks = [Block(("max_pool_3x3", 0), ("identity", 1))] * 2
     x = images(1, 4, 4, 3)
@@ -314,6 +358,11 @@ def test_sublayers_are_all_layers_with_weights():
             lambda: Cell(NASNET_A.normal, 4, drop_path_rate=1.0),
             "`drop_path_rate` must be a number in [0, 1). "
             "Received: drop_path_rate=1.0",
+        ),
+        (
+            lambda: Cell(PASSING_ON, 4, residual=True),
+            "`residual=True` needs a cell that concatenates its outputs. "
+            f"Received: genotype={PASSING_ON!r}",
         ),
         (
             lambda: Cell(NASNET_A.normal, 4).build((None, 8, 8, 3)),

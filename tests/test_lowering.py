@@ -97,6 +97,7 @@ def test_fused_network_of_random_genotype(data):
         {"include_preprocessing": True},
         {"aux_head": True, "drop_path_rate": 0.3, "dropout": 0.5},
         {"skip_reduction": True},
+        {"cell_residual": True},
     ],
     ids=lambda settings: "-".join(settings),
 )

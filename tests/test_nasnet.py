@@ -11,6 +11,7 @@ import pytest
 
 import keras_nasnet
 from keras_nasnet import NASNET_A
+from keras_nasnet import Genotype
 from keras_nasnet import NASNet
 from keras_nasnet import NASNetCIFAR
 from keras_nasnet import NASNetLarge
@@ -22,6 +23,7 @@ from tests.networks import randomize
 from tests.networks import relative_difference
 from tests.networks import run
 from tests.networks import small_network
+from tests.test_cells import PASSING_ON
 
 # name -> (factory, weights, trainable weights, layers)
 NETWORKS = {
@@ -461,6 +463,14 @@ ERRORS = {
     "unknown feature": (
         {"features": ["P3", "P9"], "include_top": False},
         "`features` names unknown levels: P9.* has P2, P3, P4, P5",
+    ),
+    "cell_residual": (
+        {
+            "cell_residual": True,
+            "genotype": Genotype(PASSING_ON, PASSING_ON),
+            "penultimate_filters": 256,
+        },
+        "`cell_residual=True` needs cells that concatenate",
     ),
     "aux_head without top": (
         {"aux_head": True, "include_top": False},
