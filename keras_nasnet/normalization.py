@@ -41,13 +41,19 @@ class BatchNorm(keras.layers.BatchNormalization):
     """
 
     def call(self, inputs, training=None):
-        if not self._is_plain(inputs):
+        uses_batch = bool(training) and self.trainable
+        is_direct = (
+            keras.backend.backend() == "tensorflow"
+            if uses_batch
+            # Half precision would lose more than Keras does, which computes
+            # in float32.
+            else self.compute_dtype == "float32"
+        )
+        if not is_direct or not self._is_plain(inputs):
             return super().call(inputs, training=training)
-        if not training or not self.trainable:
+        if not uses_batch:
             scale = self.gamma * ops.rsqrt(self.moving_variance + self.epsilon)
             return inputs * scale + (self.beta - self.moving_mean * scale)
-        if keras.backend.backend() != "tensorflow":
-            return super().call(inputs, training=training)
         import tensorflow as tf
 
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
