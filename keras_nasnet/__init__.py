@@ -35,6 +35,7 @@ else:
     from keras_nasnet.nasnet import NASNetMobile
     from keras_nasnet.nasnet import NASNetTiny
     from keras_nasnet.nasnet import feature_pyramid
+    from keras_nasnet.normalization import freeze_batch_norms
     from keras_nasnet.operations import OPERATIONS
     from keras_nasnet.preprocessing import decode_predictions
     from keras_nasnet.preprocessing import imagenet_classes

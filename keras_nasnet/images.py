@@ -105,7 +105,7 @@ def _readable(path):
     ) as error:
         raise ValueError(f"{path} is too large: {error}") from None
     # Pillow raises whatever the decoder of a damaged file stumbles over.
-    except (OSError, SyntaxError, EOFError, IndexError, TypeError) as error:
+    except Exception as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
 
 
@@ -116,7 +116,7 @@ def _upright_rgb(image):
         # Pillow would cut 16-bit values off instead of scaling them.
         values = np.asarray(image, dtype="float32") / 257
         image = pil.Image.fromarray(np.clip(values, 0, 255).astype("uint8"))
-    if image.mode in ("RGBA", "LA", "PA", "P"):
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = pil.Image.new("RGBA", image.size, "white")
         image = pil.Image.alpha_composite(white, image)

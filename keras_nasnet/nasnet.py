@@ -136,7 +136,8 @@ def NASNet(
         filter_multiplier: Factor by which every reduction widens the cells.
         pool_padding: What strided pools do at the border: `"zero"` as in
             `keras.applications`, `"same"` as in TF-slim. `None` follows the
-            weights: `"same"` for a TF-slim checkpoint, otherwise `"zero"`.
+            weights: `"same"` for a TF-slim checkpoint, and for a file that
+            was converted from one, otherwise `"zero"`.
         bn_momentum: Momentum of the batch norm statistics.
         bn_epsilon: Added to the variance in batch norm.
         dropout: Fraction of features dropped before the classifier.
@@ -191,8 +192,7 @@ def NASNet(
     genotype = genotypes.get(genotype)
     weights = pretrained.find(None, weights, include_top)
     if pool_padding is None:
-        slim = weights is not None and pretrained.is_tf_slim(weights)
-        pool_padding = "same" if slim else "zero"
+        pool_padding = pretrained.pool_padding(weights) or "zero"
     check_positive("num_cells", num_cells)
     check_positive("classes", classes)
     check_pool_padding(pool_padding)

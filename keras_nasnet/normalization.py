@@ -7,7 +7,19 @@ from keras import ops
 def freeze_batch_norms(model):
     """Makes all batch norms of a model keep their statistics and weights.
 
-    A few images at a time are too few to estimate new ones.
+    For fine-tuning: a few images at a time are too few to estimate new
+    statistics. Call it after setting `trainable` of the layers around them,
+    and before `compile()`.
+
+    Args:
+        model: A Keras model.
+
+    Example:
+
+    >>> model = keras_nasnet.NASNetTiny(weights=None)
+    >>> keras_nasnet.freeze_batch_norms(model)
+    >>> len(model.trainable_weights) < len(model.weights) // 2
+    True
     """
     for layer in model._flatten_layers():
         if isinstance(layer, keras.layers.BatchNormalization):

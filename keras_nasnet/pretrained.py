@@ -11,6 +11,7 @@ import importlib.resources
 import itertools
 import os
 import re
+import sys
 import tempfile
 import urllib.parse
 
@@ -20,6 +21,7 @@ from absl import logging
 
 from keras_nasnet.names import AUX_LAYER
 from keras_nasnet.names import GRADCAM_LAYER
+from keras_nasnet.names import POOL_PADDING
 from keras_nasnet.names import PREDICTIONS_LAYER
 from keras_nasnet.records import KERAS_RECORDS
 from keras_nasnet.records import SHIPPED_RECORDS
@@ -27,6 +29,9 @@ from keras_nasnet.records import WeightRecord
 
 # Base URL of a mirror of the published files, for machines without internet.
 MIRROR_VARIABLE = "KERAS_NASNET_MIRROR"
+# Changes when files converted earlier no longer serve: after a change to the
+# converter, or to the names of layers.
+CACHE_VERSION = 1
 # Where Keras puts our layers in a file.
 OWN_LAYERS = re.compile(r"layers/(stem|cell|classifier|auxiliary_head)(_\d+)?/")
 
@@ -106,11 +111,30 @@ def load(model, source):
         _load_ours(model, path)
 
 
-def is_tf_slim(source):
-    """Whether weights are a TF-slim checkpoint by the looks of their path."""
+def pool_padding(source):
+    """Returns how the strided pools of the network behind weights pad.
+
+    Args:
+        source: What `find` returned.
+
+    Returns:
+        `"zero"`, `"same"`, or `None` if the weights do not tell.
+    """
+    if source is None:
+        return None
     if isinstance(source, WeightRecord):
-        return False
-    path = os.fspath(source)
+        return source.pool_padding
+    if is_tf_slim(source):
+        return "same"
+    # An unreadable file is reported when it is loaded.
+    with contextlib.suppress(OSError), h5py.File(source) as file:
+        return file.attrs.get(POOL_PADDING)
+    return None
+
+
+def is_tf_slim(path):
+    """Whether weights are a TF-slim checkpoint by the looks of their path."""
+    path = os.fspath(path)
     return (
         os.path.isdir(path)
         or path.endswith((".tar.gz", ".tgz", ".tar"))
@@ -169,23 +193,38 @@ def _converted(record):
     folder = cache_folder()
     os.makedirs(folder, exist_ok=True)
     name = os.path.splitext(record.file)[0]
+    # Made of this file, by this converter.
+    name = f"{name}-{record.hash[:8]}-v{CACHE_VERSION}"
     # The hash in the file's name makes one rename publish both at once.
     pattern = os.path.join(glob.escape(folder), f"{name}-*.weights.h5")
+    damaged = []
     for path in glob.glob(pattern):
         expected = path.removesuffix(".weights.h5").rpartition("-")[2]
-        # Another process may find and remove the same damaged file.
-        with contextlib.suppress(FileNotFoundError):
-            if files.digest(path, "sha256") == expected:
-                return path
-            logging.warning("%s is damaged and is made anew.", path)
-            os.remove(path)
+        if files.digest(path, "sha256") == expected:
+            return path
+        logging.warning("%s is damaged and is made anew.", path)
+        damaged.append(path)
     official = _downloaded(record, folder)
     # The cache serves later programs too, which may want all the digits.
     with precision.dtype_policy("float32"):
         model = _build(record, official)
-    return files.save_weights(
-        model, os.path.join(folder, f"{name}-{{sha256}}.weights.h5")
-    )
+    try:
+        path = files.save_weights(
+            model, os.path.join(folder, f"{name}-{{sha256}}.weights.h5")
+        )
+    except OSError as error:
+        logging.warning(
+            "%s cannot be kept (%s), so it is converted every time.",
+            name,
+            error,
+        )
+        return official
+    for other in damaged:
+        # Not before, and not what another process has just made anew.
+        if other != path:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(other)
+    return path
 
 
 def _downloaded(record, folder):
@@ -209,13 +248,15 @@ def _downloaded(record, folder):
     # cannot leave half a file.
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         try:
-            file = keras.utils.get_file(
-                record.file,
-                url,
-                file_hash=record.hash,
-                cache_dir=temporary,
-                cache_subdir="",
-            )
+            # Answers go to the standard output, progress does not.
+            with contextlib.redirect_stdout(sys.stderr):
+                file = keras.utils.get_file(
+                    record.file,
+                    url,
+                    file_hash=record.hash,
+                    cache_dir=temporary,
+                    cache_subdir="",
+                )
         # get_file raises plain exceptions.
         except Exception as error:
             raise OSError(
@@ -248,6 +289,15 @@ def _load_tf_slim(model, path):
         classes = (checkpoint.classes, checkpoint.classes - 1)
     part = _loadable_part(model, path, classes, checkpoint.has_aux_head)
     convert_tf_slim.copy_weights(checkpoint, part)
+    if PREDICTIONS_LAYER in {layer.name for layer in part.layers}:
+        if part.get_layer(PREDICTIONS_LAYER).units < checkpoint.classes:
+            logging.warning(
+                "%s: class 0 of the %d in %s is taken for the background and "
+                "left out.",
+                model.name,
+                checkpoint.classes,
+                os.path.basename(path),
+            )
 
 
 def _load_official(model, path):

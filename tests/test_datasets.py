@@ -351,3 +351,19 @@ def test_prepared_data_set(cifar10_dir):
     assert split.class_names[0] == "airplane" and len(split.class_names) == 10
     images, labels = datasets.to_numpy(datasets.cifar_eval(split.dataset, 20))
     assert images.shape == (50, 32, 32, 3) and set(labels) <= set(range(10))
+
+
+def test_grey_data_set_becomes_rgb():
+    tfds = pytest.importorskip("tensorflow_datasets")
+    with tfds.testing.mock_data(num_examples=3):
+        split = datasets.load("mnist", "train", seed=1)
+    images, _ = datasets.to_numpy(datasets.cifar_eval(split.dataset, 3))
+    assert images.shape == (3, 32, 32, 3)
+    np.testing.assert_array_equal(images[..., 0], images[..., 2])
+
+
+def test_data_set_of_something_else():
+    tfds = pytest.importorskip("tensorflow_datasets")
+    with tfds.testing.mock_data(num_examples=1):
+        with pytest.raises(ValueError, match="coco/2017 must have .*objects"):
+            datasets.load("coco/2017", "train")

@@ -255,6 +255,18 @@ class TestSplits:
         assert (train_split.count, eval_split.count) == (30, 20)
 
 
+def test_classifier_for_as_many_classes_is_new():
+    model = make_network()
+    before = values(model)
+    finetune.renew(model.layers[-1])
+    assert changed(before, values(model)) == {
+        "predictions/kernel",
+        "predictions/bias",
+    }
+    kernel, bias = model.layers[-1].get_weights()
+    assert kernel.std() > 0 and not bias.any()
+
+
 def test_command(folder, tmp_path, monkeypatch, capsys):
     weights = str(tmp_path / "small.weights.h5")
     make_network(classes=10, class_names=None).save_weights(weights)

@@ -86,6 +86,23 @@ def test_transparent_parts_become_white(tmp_path):
     assert load_image(tmp_path / "a.png", (8, 8)).min() == 255
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "P"])
+def test_transparent_colour_becomes_white(mode, tmp_path):
+    image = Image.new(mode, (9, 9))
+    image.save(
+        tmp_path / "a.png", transparency=(0, 0, 0) if mode == "RGB" else 0
+    )
+    assert load_image(tmp_path / "a.png", (8, 8)).min() == 255
+
+
+def test_broken_exif(picture, tmp_path):
+    # Pillow raises `struct.error` for it.
+    exif = b"Exif\0\0II*\0"
+    picture.save(tmp_path / "a.jpg", exif=exif, dpi=(72, 72))
+    with pytest.raises(ValueError, match="a.jpg cannot be read"):
+        load_image(tmp_path / "a.jpg", (8, 8))
+
+
 def test_animation_gives_its_first_frame(tmp_path):
     frames = [Image.new("RGB", (9, 9), color) for color in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])

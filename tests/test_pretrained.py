@@ -209,6 +209,37 @@ def test_damaged_files_are_made_anew(mirror, models, source, caplog):
     assert mirror.requests == [f"/{MOBILE}"]
 
 
+def test_cache_of_an_older_converter_is_left_alone(
+    mirror, models, monkeypatch, source
+):
+    mobile()
+    (older,) = models.glob("*.weights.h5")
+    version = pretrained.CACHE_VERSION + 1
+    monkeypatch.setattr(pretrained, "CACHE_VERSION", version)
+    older.write_text("of other layers")
+    assert_equal_outputs(mobile(), source, 64, 64)
+    assert older.read_text() == "of other layers"
+    assert len(list(models.glob(f"*-v{version}-*.weights.h5"))) == 1
+
+
+def test_cache_that_cannot_be_written(
+    mirror, models, monkeypatch, source, caplog
+):
+    def refuse(*_):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(files, "save_weights", refuse)
+    assert_equal_outputs(mobile(), source, 64, 64)
+    (line,) = caplog.messages
+    assert "cannot be kept (read-only)" in line
+
+
+def test_download_leaves_the_output_to_answers(mirror, models, capsys):
+    mobile()
+    printed = capsys.readouterr()
+    assert not printed.out and "Downloading" in printed.err
+
+
 def test_cache_keeps_all_digits(mirror, models, source):
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float16")

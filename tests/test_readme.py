@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from keras_nasnet import cli
 
@@ -14,10 +15,27 @@ FLAGS = re.DOTALL | re.MULTILINE
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", TEXT, FLAGS)
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
-def test_example(example, tmp_path, monkeypatch):
+def run_example(example):
+    """Returns the variables that an example leaves."""
+    variables = {"__name__": "example"}
+    exec(compile(example, str(README), "exec"), variables)
+    return variables
+
+
+@pytest.mark.parametrize("number", range(1, len(EXAMPLES)))
+def test_example(number, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    exec(compile(example, str(README), "exec"), {"__name__": "example"})
+    run_example(EXAMPLES[number])
+
+
+def test_fine_tuned_network_knows_its_classes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run_example(EXAMPLES[0])
+    Image.new("RGB", (40, 40), (30, 190, 30)).save("leaf.png")
+    capsys.readouterr()
+    assert cli.main("predict leaf.png --model colours.keras".split()) == 0
+    _, probability, name, *_ = capsys.readouterr().out.split()
+    assert name == "green" and float(probability.rstrip("%")) > 70
 
 
 def test_answer_below_the_first_command(monkeypatch, capsys):

@@ -31,7 +31,7 @@ class Split(NamedTuple):
     class_names: list
 
 
-def load(name, split, data_dir=None):
+def load(name, split, data_dir=None, seed=None):
     """Loads one split of a data set.
 
     Args:
@@ -40,27 +40,45 @@ def load(name, split, data_dir=None):
         split: tfds split, such as `"train[:45000]"`. A folder has no splits
             and is always loaded whole.
         data_dir: Folder with prepared tfds data sets; `None` for tfds' own.
+        seed: Integer that decides the order of the files that tfds reads,
+            for training on more images than can be shuffled at a time;
+            `None` for the order in which they are stored.
 
     Returns:
-        A `Split`, its data set yielding (uint8 image, label).
+        A `Split`, its data set yielding (uint8 RGB image, label).
 
     Raises:
-        ValueError: If a folder does not exist or holds no images.
+        ValueError: If a folder does not exist or holds no images, or if a
+            tfds data set is not one of labelled images.
     """
     if os.path.isdir(name):
         return load_folder(name)[0]
     check_name(name)
     import tensorflow_datasets as tfds
 
-    dataset, info = tfds.load(
+    examples, info = tfds.load(
         name,
         split=split,
         data_dir=data_dir and os.path.expanduser(data_dir),
-        as_supervised=True,
+        shuffle_files=seed is not None,
+        read_config=tfds.ReadConfig(shuffle_seed=seed),
         with_info=True,
     )
+    if not {"image", "label"} <= set(info.features):
+        raise ValueError(
+            f"{name} must have the features image and label to train a "
+            f"classifier. Found: {', '.join(sorted(info.features))}"
+        )
+    dataset = examples.map(_rgb, AUTOTUNE)
     count = info.splits[split].num_examples
     return Split(dataset, count, info.features["label"].names)
+
+
+def _rgb(example):
+    image = example["image"]
+    if image.shape[-1] == 1:
+        image = tf.image.grayscale_to_rgb(image)
+    return image, example["label"]
 
 
 def check_name(name):

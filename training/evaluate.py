@@ -125,7 +125,13 @@ def main(_):
         )
     check_classes(names, split, FLAGS.model)
     # Files for phones have a known size.
-    size = model.input_shape[1] or default_size(model)
+    height, width = model.input_shape[1:3]
+    if height != width:
+        raise ValueError(
+            "--model must take square images, which is what data sets are cut "
+            f"to. {FLAGS.model} takes images of {height} x {width} pixels."
+        )
+    size = height or default_size(model)
     _, prepare = datasets.PIPELINES[datasets.pipeline_for(size)]
     batches = prepare(
         split.dataset, FLAGS.batch_size, image_size=size, whiten=FLAGS.whiten

@@ -83,6 +83,18 @@ def layer_index(model, name, argument):
     return names.index(name)
 
 
+def renew(classifier):
+    """Gives a classifier new weights.
+
+    Those that were loaded, if there are as many classes, are for others.
+    """
+    for weight, initializer in (
+        (classifier.kernel, classifier.kernel_initializer),
+        (classifier.bias, classifier.bias_initializer),
+    ):
+        weight.assign(initializer(weight.shape, weight.dtype))
+
+
 def freeze(model, unfreeze_from=None):
     """Leaves the classifier and the cells from a named one on trainable.
 
@@ -235,9 +247,13 @@ def main(_):
         classes=len(train_split.class_names),
         class_names=train_split.class_names,
     )
+    renew(model.layers[-1])
     os.makedirs(FLAGS.workdir, exist_ok=True)
     settings = {name: FLAGS[name].value for name in SETTINGS}
     settings["class_names"] = train_split.class_names
+    if FLAGS.unfreeze_from:
+        # The cells go on from where the classifier was then.
+        settings["head_epochs"] = FLAGS.head_epochs
     checkpoints.keep_settings(
         settings, os.path.join(FLAGS.workdir, "settings.json")
     )

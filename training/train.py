@@ -99,7 +99,7 @@ def train(recipe, workdir, data_dir=None, seed=0, strategy=None):
             "--whiten. `keras-nasnet predict` and files for phones scale "
             "pixels to [-1, 1] instead, and would be wrong."
         )
-    split = datasets.load(recipe.dataset, recipe.train_split, data_dir)
+    split = datasets.load(recipe.dataset, recipe.train_split, data_dir, seed)
     steps = split.count // recipe.batch_size
     if not steps:
         raise ValueError(

@@ -112,11 +112,16 @@ def identify(path):
     Raises:
         ValueError: If the file holds something else.
     """
-    with h5py.File(path) as file:
-        count = sum(
-            len(group.attrs.get("weight_names", ())) > 0
-            for group in file.values()
-        )
+    try:
+        with h5py.File(path) as file:
+            count = sum(
+                len(group.attrs.get("weight_names", ())) > 0
+                for group in file.values()
+            )
+    except OSError as error:
+        raise ValueError(
+            f"{path} is not a complete HDF5 file: {error}"
+        ) from None
     if count not in NETWORKS:
         raise ValueError(
             f"{path} has {count} layers with weights. Expected 389 "

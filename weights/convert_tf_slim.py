@@ -5,7 +5,8 @@ Run:
     python -m weights.convert_tf_slim --checkpoint=FOLDER_OR_TAR \
         --network=mobile --out=nasnet_mobile.weights.h5
 
-The network then runs with `pool_padding="same"`, as TF-slim does.
+A network that is built for the file runs with `pool_padding="same"`, as TF-slim
+does.
 """
 
 import contextlib
@@ -298,7 +299,7 @@ def main(_):
         "large": keras_nasnet.NASNetLarge,
         "cifar": keras_nasnet.NASNetCIFAR,
     }[FLAGS.network]
-    model = factory(weights=None, aux_head=FLAGS.aux_head)
+    model = factory(weights=None, aux_head=FLAGS.aux_head, pool_padding="same")
     done = convert(FLAGS.checkpoint, model, FLAGS.ema)
     path = files.save_weights(model, FLAGS.out)
     print(f"Wrote {path}: {done.copied} variables.")
@@ -309,7 +310,6 @@ def main(_):
         )
     if done.left_out:
         print(f"Left out: {', '.join(done.left_out)}")
-    print('Use them with pool_padding="same", which they were trained with.')
 
 
 if __name__ == "__main__":

@@ -4,11 +4,18 @@ import hashlib
 import os
 import tempfile
 
+import h5py
 from absl import flags
+
+from keras_nasnet.cells import Cell
+from keras_nasnet.names import POOL_PADDING
 
 
 def save_weights(model, path):
     """Saves the weights of a model so that no half file is ever seen.
+
+    The file says how the strided pools of the model pad, so that a network
+    that is built for it does the same.
 
     Args:
         model: A Keras model.
@@ -25,6 +32,10 @@ def save_weights(model, path):
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         made = os.path.join(temporary, name)
         model.save_weights(made)
+        with h5py.File(made, "a") as file:
+            for layer in model.layers:
+                if isinstance(layer, Cell):
+                    file.attrs[POOL_PADDING] = layer.pool_padding
         name = name.replace("{sha256}", digest(made, "sha256"))
         path = os.path.join(folder, name)
         os.replace(made, path)
