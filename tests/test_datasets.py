@@ -353,17 +353,24 @@ def test_prepared_data_set(cifar10_dir):
     assert images.shape == (50, 32, 32, 3) and set(labels) <= set(range(10))
 
 
-def test_grey_data_set_becomes_rgb():
-    tfds = pytest.importorskip("tensorflow_datasets")
-    with tfds.testing.mock_data(num_examples=3):
-        split = datasets.load("mnist", "train", seed=1)
-    images, _ = datasets.to_numpy(datasets.cifar_eval(split.dataset, 3))
-    assert images.shape == (3, 32, 32, 3)
-    np.testing.assert_array_equal(images[..., 0], images[..., 2])
+@pytest.mark.parametrize("seed", [None, 1])
+def test_grey_data_set_becomes_rgb(seed, tmp_path):
+    _prepare("DummyMnist", tmp_path)
+    split = datasets.load("dummy_mnist", "train", str(tmp_path), seed)
+    assert split.count == 20 and len(split.class_names) == 10
+    image, _ = next(iter(split.dataset))
+    assert image.shape == (28, 28, 3)
+    np.testing.assert_array_equal(image[..., 0], image[..., 2])
 
 
-def test_data_set_of_something_else():
+def test_data_set_of_something_else(tmp_path):
+    _prepare("DummyDataset", tmp_path)
+    with pytest.raises(ValueError, match="dummy_dataset must have .*: id"):
+        datasets.load("dummy_dataset", "train", str(tmp_path))
+
+
+def _prepare(name, folder):
+    """Makes a small data set that comes with tfds."""
     tfds = pytest.importorskip("tensorflow_datasets")
-    with tfds.testing.mock_data(num_examples=1):
-        with pytest.raises(ValueError, match="coco/2017 must have .*objects"):
-            datasets.load("coco/2017", "train")
+    builder = getattr(tfds.testing, name)(data_dir=str(folder))
+    builder.download_and_prepare()

@@ -5,8 +5,9 @@ schedule over both would have reached by then, and without drop path: a network
 as small as this one had trouble enough to fit its images (89.2 % of them, as
 they were moved, blanked and dropped from).
 
-Took the network from 87.93 % to 89.58 % on the test images, in about 8 minutes
-per epoch on two cores.
+Took the network from 87.93 % to 89.58 % on the test images, and run once more
+on the result, with `--epochs=10 --learning_rate=0.03`, to 90.19 %; in 8 to 11
+minutes per epoch on two cores.
 
 Run:
 
