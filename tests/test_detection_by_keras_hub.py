@@ -13,6 +13,7 @@ from keras_nasnet.detection import NASNetBackbone  # noqa: E402
 SMALL = {"num_cells": 1, "penultimate_filters": 192, "stem_filters": 4}
 
 
+@pytest.mark.slow
 class TestByKerasHub(TestCase):
     def test_backbone(self):
         self.run_vision_backbone_test(

@@ -92,7 +92,13 @@ def with_outputs_of(model, names):
     return keras.Model(model.input, [*outputs, model.output])
 
 
-@pytest.fixture(scope="module", params=NUM_CELLS)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(n, marks=pytest.mark.slow if n == "NASNetLarge" else ())
+        for n in NUM_CELLS
+    ],
+)
 def pair(request):
     return Pair(request.param)
 

@@ -135,6 +135,7 @@ def test_model_files_in_a_new_process(tmp_path):
             assert_same_outputs(list(outputs.values()), network(name)[2])
 
 
+@pytest.mark.slow
 def test_large(tmp_path):
     model = NASNetLarge(weights=None)
     path = tmp_path / "large.keras"

@@ -5,6 +5,7 @@ import pytest
 
 import keras_nasnet
 
+pytestmark = pytest.mark.slow
 pytest.importorskip("tensorflow")
 pytest.importorskip("ai_edge_litert")
 from keras_nasnet.litert import LiteModel  # noqa: E402
