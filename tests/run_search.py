@@ -25,23 +25,40 @@ class Pretender:
         killed: Seeds of children whose first process is killed.
         hopeless: Seeds of children whose process is always killed.
         failing: Seeds of children that fail.
+        raising: Seeds of children that raise an error nobody expects.
+        hanging: Seeds of children that never end.
         broken: Whether no child can be trained.
     """
 
     def __init__(
-        self, notes, seconds, killed=(), hopeless=(), failing=(), broken=False
+        self,
+        notes,
+        seconds,
+        killed=(),
+        hopeless=(),
+        failing=(),
+        raising=(),
+        hanging=(),
+        broken=False,
     ):
         self.notes = pathlib.Path(notes)
         self.seconds = seconds
         self.killed = killed
         self.hopeless = hopeless
         self.failing = failing
+        self.raising = raising
+        self.hanging = hanging
         self.broken = broken
 
     def __call__(self, decisions, seed):
         if self.broken:
             raise ImportError("there is no such package")
-        yield {"reward": 0.0, "done": False, "epoch": 1}
+        yield {"parameters": 100 + seed}
+        if seed in self.raising:
+            raise ValueError("Nobody expects this.\nNor this.")
+        if seed in self.hanging:
+            time.sleep(3600)
+        yield {"reward": sum(decisions) / 36, "done": False, "epoch": 1}
         mark = self.notes.with_suffix(f".{seed}")
         if seed in self.hopeless or (seed in self.killed and not mark.exists()):
             mark.touch()

@@ -1,6 +1,7 @@
 """A search that was interrupted has the same past and the same future."""
 
 import json
+import os
 
 import keras
 import numpy as np
@@ -112,11 +113,17 @@ class TestFolder:
         work(again, 12)
         assert len(set(_numbers(again))) == 12
 
+    def leave(self, history, proposal, **changes):
+        """Writes what a child does whose search was killed."""
+        path = child_file(history.folder, proposal.number)
+        result = {"reward": 0.75, "seconds": 3.0, "done": True}
+        with open(path, "w") as file:
+            json.dump({**history.task(proposal), **result, **changes}, file)
+        return path
+
     def test_child_that_nobody_heard_of(self, history):
         proposal = next(iter(history.open.values()))
-        path = child_file(history.folder, proposal.number)
-        with open(path, "w") as file:
-            json.dump({"reward": 0.75, "seconds": 3.0}, file)
+        self.leave(history, proposal)
         again = reopen(history)
         assert again.answered == 11
         assert proposal.number not in again.open
@@ -125,6 +132,27 @@ class TestFolder:
         assert again.policy.rewards[identity] == 0.75
         # And only once.
         assert reopen(again).answered == 11
+
+    @pytest.mark.parametrize(
+        "changes", [{"decisions": [2] * 5}, {"seed": 99}, {"done": False}]
+    )
+    def test_what_is_no_result_of_this_search(self, history, changes):
+        proposal = next(iter(history.open.values()))
+        self.leave(history, proposal, **changes)
+        again = reopen(history)
+        assert again.answered == 10
+        assert again.interrupted[0] == proposal
+
+    def test_children_of_a_removed_history(self, history):
+        """Were trained with another budget, perhaps."""
+        path = self.leave(history, next(iter(history.open.values())))
+        for name in (RESULTS, PROPOSALS):
+            os.remove(history.folder / name)
+        again = reopen(history)
+        assert again.answered == 0
+        assert not os.path.exists(path)
+        # A new child has a place for its result.
+        assert os.path.isdir(os.path.dirname(path))
 
     def test_lost_results(self, history):
         path = history.folder / RESULTS
@@ -156,6 +184,18 @@ class TestFolder:
         line = history.answer(proposal, {"reward": float("nan")})
         assert line["reward"] is None
         assert history.failed
+
+    def test_line(self, history):
+        proposal = history.propose()
+        result = {"reward": 0.5, "epoch": 2, "done": True, "parameters": 7}
+        line = history.answer(proposal, result)
+        assert line == _results(history)[-1]
+        assert line.keys() == {
+            *("number", "decisions", "seed", "log_prob", "entropy"),
+            *("reward", "epoch", "parameters"),
+        }
+        # Every child has one of its own.
+        assert line["seed"] == history.policy.seed + proposal.number
 
     def test_genotypes_are_kept(self, tmp_path):
         space = NASNetSpace(num_blocks=1)

@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import math
 import time
 
 import keras
@@ -41,9 +42,9 @@ class ChildEvaluator:
             seed: Integer that decides weights, order and augmentation.
 
         Yields:
-            After every epoch a dictionary: the `"reward"`, which is the
-            accuracy on the held out images, in [0, 1]; whether it is `"done"`;
-            `"epoch"`, `"parameters"` and `"multiply_adds"`.
+            A dictionary of `"parameters"` and `"multiply_adds"`. Then after
+            every epoch one of the `"reward"`, which is the accuracy on the
+            held out images, in [0, 1]; whether it is `"done"`; and `"epoch"`.
 
         Raises:
             ChildFailed: If the loss stops being a number, or if memory or
@@ -95,7 +96,7 @@ def _train(recipe, seed, data_dir, time_limit):
     arguments = recipe.pipeline_args
     data = prepare(split.dataset, recipe.batch_size, seed, **arguments)
     eval_data = prepare_eval(held_out.dataset, 500, **arguments)
-    size = {
+    yield {
         "parameters": model.count_params(),
         "multiply_adds": keras_nasnet.count_macs(model),
     }
@@ -110,11 +111,13 @@ def _train(recipe, seed, data_dir, time_limit):
             callbacks=[checkpoints.StopAtNonFiniteLoss(), deadline],
             verbose=0,
         ).history
+        # The loss of a step is that before its update.
+        if not math.isfinite(logs["val_loss"][-1]):
+            raise FloatingPointError
         yield {
             "reward": logs["val_accuracy"][-1],
             "done": epoch + 1 == recipe.epochs,
             "epoch": epoch + 1,
-            **size,
         }
 
 

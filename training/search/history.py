@@ -12,6 +12,7 @@ import fcntl
 import json
 import math
 import os
+import shutil
 
 from absl import logging
 
@@ -22,6 +23,15 @@ RESULTS = "history.jsonl"
 # Where the processes that train children leave results, each in a file of its
 # own, until they are part of the history.
 CHILDREN = "children"
+# What a line of the history takes over from the result of a child.
+KEPT = (
+    "reward",
+    "failure",
+    "epoch",
+    "seconds",
+    "parameters",
+    "multiply_adds",
+)
 
 
 class History:
@@ -41,7 +51,7 @@ class History:
     def __init__(self, policy, folder):
         self.policy = policy
         self.folder = folder
-        os.makedirs(os.path.join(folder, CHILDREN), exist_ok=True)
+        os.makedirs(folder, exist_ok=True)
         self.lock = open(os.path.join(folder, "lock"), "w")
         try:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -52,6 +62,12 @@ class History:
             ) from None
         for name in (PROPOSALS, RESULTS):
             _cut_half_line(os.path.join(folder, name))
+        children = os.path.join(folder, CHILDREN)
+        if next(read_lines(os.path.join(folder, PROPOSALS)), None) is None:
+            # Somebody removed the history to begin anew. The first children
+            # may be the same ones again, trained with another budget.
+            shutil.rmtree(children, ignore_errors=True)
+        os.makedirs(children, exist_ok=True)
         # Small, however long the search: the rest is only in the files.
         self.answered = 0
         self.failed = 0
@@ -87,24 +103,38 @@ class History:
         _append(line, os.path.join(self.folder, PROPOSALS))
         return proposal
 
+    def task(self, proposal):
+        """Returns what is to be trained, and tells the result of it apart.
+
+        Args:
+            proposal: A `Proposal` of this history.
+
+        Returns:
+            A dictionary of `"number"`, `"decisions"` and `"seed"`.
+        """
+        return {
+            "number": proposal.number,
+            "decisions": list(proposal.decisions),
+            "seed": self.policy.seed + proposal.number,
+        }
+
     def answer(self, proposal, result):
         """Takes the result of a proposal.
 
         Args:
             proposal: A `Proposal` of this history.
             result: Dictionary with the `"reward"`, `None` for a failed child,
-                and anything else that is worth keeping.
+                and whatever else of `KEPT` is known.
 
         Returns:
             The line of the history, a dictionary.
         """
         line = {
-            "number": proposal.number,
-            "decisions": proposal.decisions,
+            **self.task(proposal),
             "log_prob": sum(proposal.log_probs) or None,
             # Of the controller's last update.
             "entropy": getattr(self.policy, "diagnostics", {}).get("entropy"),
-            **result,
+            **{name: result[name] for name in KEPT if name in result},
         }
         if line["reward"] is not None and not math.isfinite(line["reward"]):
             line["reward"] = None
@@ -148,9 +178,9 @@ class History:
         for line in results:
             self._learn(line)
         # What was finished when nobody was left to hear of it.
-        for number, proposal in list(self.open.items()):
-            result = read_child(self.folder, number)
-            if result:
+        for proposal in list(self.open.values()):
+            result = read_child(self.folder, self.task(proposal))
+            if result.get("done"):
                 self.answer(proposal, result)
         self.interrupted = list(self.open.values())
 
@@ -176,13 +206,25 @@ def child_file(folder, number):
     return os.path.join(folder, CHILDREN, f"{number}.json")
 
 
-def read_child(folder, number):
-    """Returns the result that a child left, `None` if it left none."""
-    path = child_file(folder, number)
+def read_child(folder, task):
+    """Reads what a child left in a folder.
+
+    Args:
+        folder: Folder of the search.
+        task: What the child was to do, as from `History.task()`. Something
+            else under the same number is left by another search.
+
+    Returns:
+        A dictionary of what was known of the child, with `"done"` if that is
+        its result; empty if it left nothing.
+    """
+    path = child_file(folder, task["number"])
     if not os.path.exists(path):
-        return None
+        return {}
     with open(path) as file:
-        return json.load(file)
+        left = json.load(file)
+    fits = all(left.get(name) == value for name, value in task.items())
+    return left if fits else {}
 
 
 def read_lines(path):

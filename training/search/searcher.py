@@ -5,10 +5,12 @@ whose process died. What is proposed and learned is decided by the policy, and
 what is known is in the `History`; Ray's own records are not needed to go on.
 """
 
+import contextlib
 import json
 import os
 import pathlib
 import shutil
+import threading
 import time
 import traceback
 
@@ -26,8 +28,11 @@ ROOT = pathlib.Path(__file__).parents[2]
 # How often a child is begun again whose process died, before it has failed.
 RETRIES = 2
 METRIC = "reward"
-# What a result of a child says if no child can be trained.
-BROKEN = "broken"
+# What a result has of an error that nobody expected, which may be the child's
+# own, or that of every other child too.
+ERROR = "traceback"
+# After how many of them without a success in between a search stops.
+MOST_ERRORS = 3
 # ASHA wants a bound; more than any budget has.
 MOST_EPOCHS = 1000
 
@@ -46,38 +51,54 @@ class PolicySearcher(Searcher):
         self.history = history
         self.limit = limit
         self.on_result = on_result
+        # What is under way, and since when.
         self.trials = {}
-        # Why the search cannot go on.
+        # Proposals and results of errors since the last success.
+        self.errors = []
+        # The error for which the search cannot go on.
         self.broken = None
 
     def suggest(self, trial_id):
-        under_way = len(self.trials) + self.history.answered
-        if self.broken or under_way >= self.limit:
+        begun = self.history.answered + len(self.errors) + len(self.trials)
+        if self.broken or begun >= self.limit:
             return Searcher.FINISHED
         proposal = self.history.propose()
-        self.trials[trial_id] = proposal
-        return {
-            "number": proposal.number,
-            "decisions": list(proposal.decisions),
-            "seed": self.history.policy.seed + proposal.number,
-        }
+        self.trials[trial_id] = (proposal, time.monotonic())
+        return self.history.task(proposal)
 
     def on_trial_complete(self, trial_id, result=None, error=False):
-        proposal = self.trials.pop(trial_id)
+        proposal, begun = self.trials.pop(trial_id)
         # What it wrote before anything happened to its process.
-        left = read_child(self.history.folder, proposal.number)
-        if left:
+        left = read_child(self.history.folder, self.history.task(proposal))
+        if left.get("done"):
             result = left
         elif error or not result:
-            result = {METRIC: None, "failure": "Its process died."}
-        if result.get(BROKEN):
-            # Nothing is wrong with this child; it is tried again next time.
-            self.broken = result[BROKEN]
+            result = {
+                METRIC: None,
+                "failure": "Its process died.",
+                **left,
+                # With every time it was begun, and with waits in between.
+                "seconds": round(time.monotonic() - begun, 2),
+            }
+        if ERROR in result:
+            # Others will tell whose fault it is. Until then it has no result,
+            # and is tried again by the next search in this folder.
+            self.errors.append((proposal, result))
+            if len(self.errors) == MOST_ERRORS:
+                self.broken = result[ERROR]
             return
-        line = self.history.answer(
-            proposal, {k: result[k] for k in sorted(result) if k in _KEPT}
-        )
-        self.on_result(line)
+        if "failure" not in result and not self.broken:
+            self.blame_children()
+        self._answer(proposal, result)
+
+    def blame_children(self):
+        """Takes errors for failures of the children that had them."""
+        for proposal, result in self.errors:
+            self._answer(proposal, result)
+        self.errors = []
+
+    def _answer(self, proposal, result):
+        self.on_result(self.history.answer(proposal, result))
 
     def __getstate__(self):
         # Ray keeps a copy of what it was started with. It is not needed: the
@@ -94,69 +115,101 @@ class PolicySearcher(Searcher):
         )
 
 
-# What a line of the history takes over from a trial.
-_KEPT = {
-    METRIC,
-    "failure",
-    "seed",
-    "epoch",
-    "seconds",
-    "parameters",
-    "multiply_adds",
-}
-
-
 class Trial(tune.Trainable):
     """Lets an evaluator work on one proposal after another.
 
     An evaluator is called with decisions and a seed, and yields dictionaries
-    with a `"reward"` and whether it is `"done"`; it raises `ChildFailed` for
-    what has no reward.
+    of what it knows by then. Those with a `"reward"` also say whether it is
+    `"done"`. It raises `ChildFailed` for what has no reward.
     """
 
-    def setup(self, config, evaluator, folder):
+    def setup(self, config, evaluator, folder, time_limit):
         self.evaluator = evaluator
         self.folder = folder
+        self.time_limit = time_limit
+        self.is_first = True
         self._begin(config)
 
     def reset_config(self, new_config):
+        self.is_first = False
         self._begin(new_config)
         return True
 
     def step(self):
         # Left by a process that died before Ray heard of it.
-        left = read_child(self.folder, self.number)
-        if left:
+        left = read_child(self.folder, self.task)
+        if left.get("done"):
             return left
         try:
-            result = next(self.results)
+            with self._watched():
+                self.known.update(next(self.results))
+                while METRIC not in self.known:
+                    self._leave()
+                    self.known.update(next(self.results))
         except ChildFailed as failure:
-            result = {
-                METRIC: float("nan"),
-                "failure": str(failure),
-                "done": True,
-            }
-        except Exception:
-            # Not this child's fault: a wrong folder, a missing package. It
-            # would be that of every other child too.
-            return {
-                METRIC: float("nan"),
-                BROKEN: traceback.format_exc(),
-                "done": True,
-            }
-        result["seed"] = self.seed
-        result["seconds"] = round(time.monotonic() - self.started, 2)
-        path = child_file(self.folder, self.number)
-        # A machine that does not see the folder leaves it to Ray.
-        if result["done"] and os.path.isdir(os.path.dirname(path)):
-            checkpoints.write_json(result, path)
-        return result
+            self._fail(str(failure))
+        except Exception as error:
+            reason = traceback.format_exception_only(error)[0]
+            self._fail(reason.partition("\n")[0])
+            self.known[ERROR] = traceback.format_exc()
+            if not self.is_first:
+                # Earlier children may have left a process in which nothing
+                # works. Ray ends it and begins this one again.
+                self._leave(done=False)
+                raise
+        self.known["seconds"] = self._seconds()
+        # Another time it may go without an error.
+        if self.known["done"] and ERROR not in self.known:
+            self._leave()
+        return dict(self.known)
 
-    def _begin(self, config):
+    def _begin(self, task):
         self.started = time.monotonic()
-        self.seed = config["seed"]
-        self.number = config["number"]
-        self.results = self.evaluator(config["decisions"], self.seed)
+        self.task = task
+        self.known = {}
+        self.results = self.evaluator(task["decisions"], task["seed"])
+
+    def _seconds(self):
+        return round(time.monotonic() - self.started, 2)
+
+    def _fail(self, reason):
+        self.known.update({METRIC: float("nan"), "failure": reason})
+        self.known["done"] = True
+
+    def _leave(self, **changes):
+        """Writes what is known, for the case that this process dies."""
+        path = child_file(self.folder, self.task["number"])
+        # A machine that does not see the folder leaves it to Ray.
+        if os.path.isdir(os.path.dirname(path)):
+            known = {**self.task, **self.known, **changes}
+            checkpoints.write_json(known, path)
+
+    @contextlib.contextmanager
+    def _watched(self):
+        """Ends this process if the time of its child is over meanwhile."""
+        if not self.time_limit:
+            yield
+            return
+        left = self.started + self.time_limit - time.monotonic()
+        timer = threading.Timer(left, self._end_process)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            # If it was too late for that, there is nothing behind this.
+            timer.join()
+
+    def _end_process(self):
+        try:
+            self._fail(f"Took longer than {self.time_limit:g} s.")
+            self.known["seconds"] = self._seconds()
+            self._leave()
+        finally:
+            # What hangs hears of nothing else. The process that Ray starts in
+            # the place of this one finds the result.
+            os._exit(1)
 
 
 def search(
@@ -168,6 +221,7 @@ def search(
     cpus=1,
     gpus=0,
     stop_early=False,
+    time_limit=None,
     on_result=lambda line: None,
 ):
     """Runs a search, or goes on with it, until it has enough results.
@@ -183,6 +237,8 @@ def search(
         gpus: Devices for a child, which may be a part of one.
         stop_early: Whether to stop children that fall behind others (ASHA).
             They count with the reward that they have reached.
+        time_limit: Seconds after which the process of a child is ended, and
+            the child has failed; `None` for no limit.
         on_result: Function that is called with every new line of the history.
 
     Returns:
@@ -190,7 +246,7 @@ def search(
 
     Raises:
         ValueError: If no machine has as many processors or devices.
-        RuntimeError: If children cannot be trained at all.
+        RuntimeError: If one child after another raises an error.
         KeyboardInterrupt: If the search was interrupted.
     """
     if history.answered >= trials:
@@ -204,7 +260,12 @@ def search(
         _connect(address, cpus, gpus)
         tuner = tune.Tuner(
             tune.with_resources(
-                tune.with_parameters(Trial, evaluator=evaluator, folder=folder),
+                tune.with_parameters(
+                    Trial,
+                    evaluator=evaluator,
+                    folder=folder,
+                    time_limit=time_limit,
+                ),
                 {"cpu": cpus, "gpu": gpus},
             ),
             tune_config=tune.TuneConfig(
@@ -234,11 +295,14 @@ def search(
     finally:
         ray.shutdown()
         shutil.rmtree(storage, ignore_errors=True)
+    if proposer.errors and history.best is None:
+        proposer.broken = proposer.errors[0][1][ERROR]
     if proposer.broken:
         raise RuntimeError(f"No child can be trained:\n{proposer.broken}")
-    if history.answered < trials:
+    if history.answered + len(proposer.errors) < trials:
         # Ray ends as if nothing had happened.
         raise KeyboardInterrupt
+    proposer.blame_children()
     return history.best
 
 
