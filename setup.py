@@ -27,6 +27,8 @@ EXTRAS = {
         "importlib_resources",
         # Keras' TensorBoard callback writes through it.
         "tensorboard>=2.20",
+        # Draws the report of a search.
+        "matplotlib",
         "pillow",
         "ray[tune]>=2.60",
     ],

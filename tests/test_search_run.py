@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import keras_nasnet
+from keras_nasnet import cli
 from tests.commands import run_command
 
 pytest.importorskip("tensorflow")
@@ -29,8 +30,11 @@ from training.search import child  # noqa: E402
 from training.search import report  # noqa: E402
 from training.search import rerank  # noqa: E402
 from training.search import run  # noqa: E402
+from training.search import searcher  # noqa: E402
 from training.search.decisions import NASNetSpace  # noqa: E402
+from training.search.history import RESULTS  # noqa: E402
 from training.search.history import History  # noqa: E402
+from training.search.history import child_file  # noqa: E402
 from training.search.history import read_lines  # noqa: E402
 from training.search.policies import POLICIES  # noqa: E402
 
@@ -65,7 +69,7 @@ def finish(process, code=0):
 
 
 def results(folder):
-    return list(read_lines(folder / "history.jsonl"))
+    return list(read_lines(folder / RESULTS))
 
 
 def notes(folder):
@@ -105,25 +109,45 @@ class TestRay:
                 np.testing.assert_array_equal(lived[key], interrupted[key])
         assert not (folder / "ray").exists()
 
-    def test_killed_children(self, tmp_path):
-        evaluator = {"killed": [2, 5], "hopeless": [3], "failing": [4]}
-        finish(start(tmp_path / "search", 8, evaluator=evaluator))
-        lines = {x["number"]: x for x in results(tmp_path / "search")}
-        assert sorted(lines) == list(range(1, 9))
+    def test_children_with_troubles(self, tmp_path):
+        folder = tmp_path / "search"
+        evaluator = {
+            **{"killed": [2, 5], "hopeless": [3], "failing": [4]},
+            **{"hanging": [6], "raising": [7]},
+        }
+        finish(start(folder, 10, evaluator=evaluator, time_limit=5))
+        lines = {x["number"]: x for x in results(folder)}
+        assert sorted(lines) == list(range(1, 11))
         failures = {n: x["failure"] for n, x in lines.items() if "failure" in x}
-        assert failures == {3: "Its process died.", 4: "Pretends to."}
-        assert lines[3]["reward"] is lines[4]["reward"] is None
-        for number in (2, 5):
-            expected = sum(lines[number]["decisions"]) / 18
-            assert lines[number]["reward"] == expected
-            assert lines[number]["epoch"] == 2
+        assert failures == {
+            3: "Its process died.",
+            4: "Pretends to.",
+            6: "Took longer than 5 s.",
+            7: "ValueError: Nobody expects this.",
+        }
+        for number, line in lines.items():
+            # Whatever is known of a child, also if it failed.
+            assert line["seed"] == number
+            assert line["parameters"] == 100 + number
+            assert line["seconds"] > 0
+            if number in failures:
+                assert line["reward"] is None
+            else:
+                assert line["reward"] == sum(line["decisions"]) / 18
+                assert line["epoch"] == 2
+        assert lines[6]["seconds"] >= 5
+        assert not list((folder / "children").iterdir())
 
     def test_children_that_fall_behind_are_stopped(self, tmp_path):
         folder = tmp_path / "search"
         finish(start(folder, 12, stop_early=True))
         lines = results(folder)
         assert sorted(x["number"] for x in lines) == list(range(1, 13))
-        assert all(line["reward"] is not None for line in lines)
+        assert {line["epoch"] for line in lines} == {1, 2}
+        for line in lines:
+            # With what it had reached by then.
+            reached = sum(line["decisions"]) / {1: 36, 2: 18}[line["epoch"]]
+            assert line["reward"] == reached
 
     def test_nothing_works(self, tmp_path):
         """A wrong setting is not the children's failure."""
@@ -200,6 +224,96 @@ class Head:
             self.process.wait()
 
 
+class TestErrors:
+    """One child's error is its failure, that of all children is nobody's."""
+
+    SUCCESS = {"reward": 0.5, "done": True}
+    ERROR = {
+        **{"reward": float("nan"), "failure": "KeyError: 1", "seconds": 2.0},
+        **{"done": True, searcher.ERROR: "Traceback: KeyError"},
+    }
+
+    @pytest.fixture
+    def history(self, tmp_path):
+        with History(POLICIES["random"](run_search.SPACE), tmp_path) as history:
+            yield history
+
+    def work(self, proposer, *outcomes):
+        """Begins a child for each of some outcomes, which then come."""
+        names = [str(i) for i in range(len(outcomes))]
+        for name in names:
+            assert proposer.suggest(name)["number"]
+        for name, outcome in zip(names, outcomes):
+            proposer.on_trial_complete(name, dict(outcome))
+
+    def test_of_one_child(self, history):
+        proposer = searcher.PolicySearcher(history, 10)
+        self.work(proposer, self.ERROR)
+        assert not results(history.folder)
+        self.work(proposer, self.SUCCESS, self.ERROR, self.ERROR)
+        first, second = results(history.folder)
+        assert (first["number"], second["number"]) == (1, 2)
+        assert first["failure"] == "KeyError: 1"
+        assert first["reward"] is None
+        assert searcher.ERROR not in first
+        # Two are not enough to stop for.
+        assert proposer.suggest("next")["number"] == 5
+
+    def test_after_a_restart(self, history):
+        """The child that is begun first again does not block the rest."""
+        self.work(searcher.PolicySearcher(history, 10), self.ERROR)
+        history.close()
+        policy = POLICIES["random"](run_search.SPACE)
+        with History(policy, history.folder) as again:
+            proposer = searcher.PolicySearcher(again, 10)
+            self.work(proposer, self.ERROR, self.SUCCESS)
+            assert [x["number"] for x in results(again.folder)] == [1, 2]
+
+    def test_of_all_children(self, history):
+        proposer = searcher.PolicySearcher(history, 10)
+        outcomes = [self.ERROR] * searcher.MOST_ERRORS
+        self.work(proposer, self.SUCCESS, *outcomes, self.SUCCESS)
+        assert [x["number"] for x in results(history.folder)] == [1, 5]
+        assert proposer.suggest("next") == searcher.Searcher.FINISHED
+        assert "KeyError" in proposer.broken
+
+    def test_in_a_used_process(self, history):
+        """Only a process in which nothing else ran is believed."""
+        evaluator = run_search.Pretender(
+            os.path.join(history.folder, "notes"), 0, raising=[1, 2]
+        )
+        proposer = searcher.PolicySearcher(history, 10)
+        trial = object.__new__(searcher.Trial)
+        trial.setup(proposer.suggest("a"), evaluator, history.folder, None)
+        assert "Nobody expects this." in trial.step()[searcher.ERROR]
+        trial.reset_config(proposer.suggest("b"))
+        with pytest.raises(ValueError, match="Nobody expects this."):
+            trial.step()
+        # Should that be the last time Ray tries, the reason is known.
+        proposer.on_trial_complete("b", error=True)
+        ((_, result),) = proposer.errors
+        assert result["failure"] == "ValueError: Nobody expects this."
+        assert result["parameters"] == 102
+
+    def test_result_of_another_search(self, history):
+        evaluator = run_search.Pretender(
+            os.path.join(history.folder, "notes"), 0
+        )
+        proposer = searcher.PolicySearcher(history, 10)
+        task = proposer.suggest("a")
+        stale = {**task, "seed": 99, "reward": 0.99, "done": True}
+        path = child_file(history.folder, 1)
+        pathlib.Path(path).write_text(json.dumps(stale))
+        trial = object.__new__(searcher.Trial)
+        trial.setup(task, evaluator, history.folder, None)
+        assert trial.step()["reward"] == sum(task["decisions"]) / 36
+        result = trial.step()
+        assert result["reward"] == sum(task["decisions"]) / 18
+        # Its own is found when Ray begins the child again.
+        trial.setup(task, evaluator, history.folder, None)
+        assert trial.step()["reward"] == result["reward"]
+
+
 # Cells of one block, few images: seconds for a child.
 SPACE = NASNetSpace(1, ["identity", "max_pool_3x3", "conv_1x1"], tied=True)
 BUDGET = budgets._cifar(
@@ -208,11 +322,14 @@ BUDGET = budgets._cifar(
 
 
 class TestChild:
-    def train(self, cifar10_dir, budget=BUDGET, **settings):
+    def begin(self, cifar10_dir, budget=BUDGET, **settings):
         evaluator = child.ChildEvaluator(
             SPACE, budget, str(cifar10_dir), **settings
         )
-        return list(evaluator((0, 1, 2, 1, 0), seed=3))
+        return evaluator((0, 1, 2, 1, 0), seed=3)
+
+    def train(self, *arguments, **settings):
+        return list(self.begin(*arguments, **settings))
 
     def test_learns_on_held_out_images(self, cifar10_dir, monkeypatch):
         loaded = []
@@ -225,7 +342,7 @@ class TestChild:
             ),
         )
         child._load.cache_clear()
-        first, second = self.train(cifar10_dir)
+        size, first, second = self.train(cifar10_dir)
         assert loaded == ["train[:256]", "train[45000:]"]
         assert not first["done"] and second["done"]
         assert (first["epoch"], second["epoch"]) == (1, 2)
@@ -234,10 +351,12 @@ class TestChild:
         model = train.build_model(
             BUDGET.recipe_for(SPACE.decode((0, 1, 2, 1, 0))), list("0123456789")
         )
-        assert second["parameters"] == model.count_params()
-        assert second["multiply_adds"] == keras_nasnet.count_macs(model)
+        assert size == {
+            "parameters": model.count_params(),
+            "multiply_adds": keras_nasnet.count_macs(model),
+        }
         # Same seed, same child; and the images are not read again.
-        assert self.train(cifar10_dir)[1] == second
+        assert self.train(cifar10_dir)[-1] == second
         assert len(loaded) == 2
 
     @pytest.mark.parametrize(
@@ -252,7 +371,18 @@ class TestChild:
             raise error
 
         monkeypatch.setattr(keras.Model, "fit", fit)
+        results = self.begin(cifar10_dir)
+        # Known of those that fail, too.
+        assert next(results).keys() == {"parameters", "multiply_adds"}
         with pytest.raises(child.ChildFailed, match=message):
+            next(results)
+
+    def test_last_update_of_an_epoch(self, cifar10_dir, monkeypatch):
+        """It may spoil the weights when all losses were numbers."""
+        logs = keras.callbacks.History()
+        logs.history = {"val_accuracy": [0.1], "val_loss": [float("nan")]}
+        monkeypatch.setattr(keras.Model, "fit", lambda *_, **__: logs)
+        with pytest.raises(child.ChildFailed, match="not a number"):
             self.train(cifar10_dir)
 
     def test_diverges(self, cifar10_dir):
@@ -296,6 +426,21 @@ class TestBudgets:
         assert (recipe.epochs, recipe.schedule) == (20, "cosine")
         assert recipe.train_split == "train[:45000]"
 
+        final = budgets.BUDGETS["paper_final"].recipe_for(keras_nasnet.NASNET_A)
+        assert final.model["num_cells"] == 6
+        assert final.model["penultimate_filters"] == 768
+
+    @pytest.mark.parametrize("name", ["paper", "laptop"])
+    def test_the_best_are_trained_longer_and_larger(self, name):
+        children = budgets.BUDGETS[name]
+        best = budgets.BUDGETS[f"{name}_final"]
+        assert best.recipe.epochs > children.recipe.epochs
+        sizes = [
+            (budget.recipe.model["num_cells"], budget.filters)
+            for budget in (children, best)
+        ]
+        assert sizes[0] < sizes[1]
+
     def test_width_is_that_of_the_first_cells(self):
         """However many states a cell concatenates."""
         for decisions in ((0, 1, 2, 1, 0), (0, 0, 2, 1, 0)):
@@ -312,6 +457,66 @@ class TestBudgets:
             assert model.count_params() == pytest.approx(parameters, rel=0.2)
 
 
+class TestCommands:
+    """What the commands do before and after the search."""
+
+    LINES = [
+        {"number": i, "reward": reward, "genotype": runs.GENOTYPE.to_dict()}
+        for i, reward in enumerate((0.25, None, 0.75, 0.5), 1)
+    ]
+
+    @pytest.fixture
+    def calls(self, monkeypatch, tmp_path):
+        """Arguments of searches, which end at once."""
+        monkeypatch.setenv("HOME", str(tmp_path))
+        calls = []
+
+        def search(policy, budget, trials, workdir, **_):
+            calls.append((budget, workdir))
+            line = {
+                **{"decisions": [0], "parameters": 1, "multiply_adds": 2},
+                **{"epoch": 3, "seconds": 4.0, **self.LINES[0]},
+            }
+            write_history(pathlib.Path(workdir), [line])
+            return line
+
+        monkeypatch.setattr(run, "run", search)
+        return calls
+
+    def test_search(self, calls, tmp_path):
+        run_command(run, "--trials=1", "--workdir=~/search")
+        # As published, unless something else is asked for.
+        expected = (budgets.BUDGETS["paper"], str(tmp_path / "search"))
+        assert calls == [expected]
+        assert (tmp_path / "search/best.json").exists()
+
+    def test_rerank(self, calls, tmp_path):
+        write_history(tmp_path / "search", self.LINES)
+        run_command(
+            *(rerank, "--history=~/search", "--top=1", "--workdir=~/best")
+        )
+        expected = (budgets.BUDGETS["paper_final"], str(tmp_path / "best"))
+        assert calls == [expected]
+        assert (tmp_path / "best/rerank.csv").exists()
+        assert (tmp_path / "best/winner.json").exists()
+
+    def test_cells_in_several_searches(self, tmp_path):
+        """Count with the best that they have reached in one of them."""
+        write_history(tmp_path / "a", self.LINES[:2])
+        write_history(tmp_path / "b", self.LINES)
+        folders = [str(tmp_path / name) for name in "ab"]
+        (cells,), rewards = rerank.best_of(folders, 1)
+        assert (cells.name, rewards) == ("b_3", [0.75])
+        with pytest.raises(ValueError, match="`top` is 2, but .* has 1 diff"):
+            rerank.best_of(folders, 2)
+
+
+def write_history(folder, lines):
+    folder.mkdir()
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / RESULTS).write_text(text)
+
+
 def test_from_search_to_phone(cifar10_dir, tmp_path, monkeypatch, capsys):
     """Search, report, rerank, train, predict, draw, export."""
     monkeypatch.setitem(budgets.BUDGETS, "laptop", BUDGET)
@@ -321,7 +526,8 @@ def test_from_search_to_phone(cifar10_dir, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "search"
     for trials in (2, 3):  # the second time it goes on
         run_command(
-            run, f"--trials={trials}", f"--workdir={folder}", data_dir, *space
+            *(run, "--budget=laptop", f"--trials={trials}"),
+            *(f"--workdir={folder}", data_dir, *space),
         )
     shown = capsys.readouterr().out
     assert "Goes on after 2 children." in shown
@@ -335,7 +541,8 @@ def test_from_search_to_phone(cifar10_dir, tmp_path, monkeypatch, capsys):
 
     with pytest.raises(ValueError, match="other settings: seed"):
         run_command(
-            *(run, "--trials=4", "--seed=1", f"--workdir={folder}"), *space
+            *(run, "--budget=laptop", "--trials=4", "--seed=1"),
+            *(f"--workdir={folder}", *space),
         )
 
     run_command(report, f"--history={folder}", f"--out={tmp_path / 'report'}")
@@ -350,6 +557,7 @@ def test_from_search_to_phone(cifar10_dir, tmp_path, monkeypatch, capsys):
     run_command(
         *(rerank, f"--history={folder}", "--top=1", f"--workdir={ranked}"),
         *(data_dir, f"--genotypes={tmp_path / 'pools.json'}"),
+        "--budget=laptop_final",
     )
     table = (ranked / "rerank.csv").read_text().splitlines()
     assert len(table) == 3
@@ -369,7 +577,17 @@ def test_from_search_to_phone(cifar10_dir, tmp_path, monkeypatch, capsys):
     image = np.random.default_rng(0).uniform(-1, 1, (1, 32, 32, 3))
     expected = model.predict(image, verbose=0)
     assert expected.sum() == pytest.approx(1, abs=1e-5)
-    keras_nasnet.plot_cell(str(winner), tmp_path / "winner.png")
+    built = keras_nasnet.NASNet(
+        (32, 32, 3),
+        genotype=str(winner),
+        num_cells=1,
+        penultimate_filters=96,
+    )
+    cells = keras_nasnet.Genotype.load(winner)
+    assert built.get_layer("cell_0").genotype == cells.normal
+    picture = tmp_path / "winner.png"
+    assert cli.main(["plot", str(winner), "--out", str(picture)]) == 0
+    assert picture.stat().st_size > 1000
     keras_nasnet.export_tflite(model, tmp_path / "winner.tflite")
     phone = litert.LiteModel(tmp_path / "winner.tflite")
     np.testing.assert_allclose(

@@ -3,7 +3,7 @@
 Run, and run again after any interruption:
 
     python -m training.search.rerank --history=runs/search --top=5 \\
-        --workdir=runs/best
+        --budget=laptop_final --workdir=runs/best
 
 `winner.json` then holds the best cells and `rerank.csv` a line for each. The
 paper does this with its best 250.
@@ -48,7 +48,7 @@ def define_flags():
     flags.DEFINE_integer(
         "parameters", None, "Give every network about as many parameters."
     )
-    run.define_engine_flags("laptop_final")
+    run.define_engine_flags("paper_final")
     flags.mark_flags_as_required(["workdir"])
 
 
@@ -102,7 +102,10 @@ def best_of(folders, count):
                 Genotype.from_dict(line["genotype"]),
                 name=name + str(line["number"]),
             )
-            found.setdefault(cells.canonical_hash(), (cells, line["reward"]))
+            identity = cells.canonical_hash()
+            # Several searches may have tried them.
+            if identity not in found or line["reward"] > found[identity][1]:
+                found[identity] = (cells, line["reward"])
     best = sorted(found.values(), key=lambda pair: -pair[1])[:count]
     if len(best) < count:
         raise ValueError(
@@ -140,9 +143,10 @@ def write_table(lines, rewards, path):
 
 def main(_):
     run.leave_devices()
-    cells, rewards = best_of(FLAGS.history, FLAGS.top)
+    history = list(map(os.path.expanduser, FLAGS.history))
+    cells, rewards = best_of(history, FLAGS.top)
     for path in FLAGS.genotypes:
-        cells.append(Genotype.load(path))
+        cells.append(Genotype.load(os.path.expanduser(path)))
         rewards.append(None)
     if not cells:
         raise ValueError("Nothing to train: give --history and --top.")
@@ -152,17 +156,19 @@ def main(_):
     budget = dataclasses.replace(
         BUDGETS[FLAGS.budget], parameters=FLAGS.parameters
     )
-    run.run(policy, budget, len(cells), **run.engine_arguments())
+    arguments = run.engine_arguments()
+    run.run(policy, budget, len(cells), **arguments)
+    workdir = arguments["workdir"]
     lines = [
         line
-        for line in read_lines(os.path.join(FLAGS.workdir, RESULTS))
+        for line in read_lines(os.path.join(workdir, RESULTS))
         if line["reward"] is not None
     ]
     if not lines:
         sys.exit("No child succeeded; history.jsonl says why.")
     lines.sort(key=lambda line: -line["reward"])
-    write_table(lines, rewards, os.path.join(FLAGS.workdir, "rerank.csv"))
-    path = os.path.join(FLAGS.workdir, "winner.json")
+    write_table(lines, rewards, os.path.join(workdir, "rerank.csv"))
+    path = os.path.join(workdir, "winner.json")
     Genotype.from_dict(lines[0]["genotype"]).save(path)
     print(
         f"{lines[0]['genotype']['name']} reached {lines[0]['reward']:.4f}: "

@@ -5,7 +5,8 @@ On this machine, in a folder that holds everything:
     python -m training.search.run --policy=controller --budget=laptop \\
         --trials=100 --workdir=runs/search
 
-Interrupted at any moment, the same command goes on. `--address` joins a Ray
+Interrupted at any moment, the same command goes on. Without `--budget=laptop`
+a child gets what the paper gave it, which wants GPUs. `--address` joins a Ray
 cluster instead, whose machines should all see `--workdir` and `--data_dir`.
 Afterwards `history.jsonl` holds a line for every child and `best.json` the
 best cells. Then see `training.search.rerank` and `training.search.report`.
@@ -31,6 +32,10 @@ from training.search.history import History
 from training.search.policies import POLICIES
 
 FLAGS = flags.FLAGS
+# Seconds beyond the time limit after which the process of a child is ended. A
+# child looks at the clock itself after every batch, unless it hangs. The first
+# one of a process may need longer, to read the images.
+GRACE = 300
 
 
 def define_flags():
@@ -42,7 +47,7 @@ def define_flags():
     flags.DEFINE_list(
         "operations", list(OPERATION_NAMES), "Operations to choose from."
     )
-    define_engine_flags("laptop")
+    define_engine_flags("paper")
     flags.mark_flags_as_required(["trials", "workdir"])
 
 
@@ -96,7 +101,12 @@ def run(policy, budget, trials, workdir, data_dir, time_limit, **engine):
         Monitor(history, trials) as monitor,
     ):
         return searcher.search(
-            history, evaluator, trials, on_result=monitor, **engine
+            history,
+            evaluator,
+            trials,
+            time_limit=time_limit and time_limit + GRACE,
+            on_result=monitor,
+            **engine,
         )
 
 
@@ -176,15 +186,11 @@ def main(_):
     leave_devices()
     space = NASNetSpace(FLAGS.num_blocks, FLAGS.operations, tied=FLAGS.tied)
     policy = POLICIES[FLAGS.policy](space, seed=FLAGS.seed)
-    best = run(
-        policy,
-        BUDGETS[FLAGS.budget],
-        FLAGS.trials,
-        **engine_arguments(),
-    )
+    arguments = engine_arguments()
+    best = run(policy, BUDGETS[FLAGS.budget], FLAGS.trials, **arguments)
     if best is None:
         sys.exit("No child succeeded; history.jsonl says why.")
-    path = os.path.join(FLAGS.workdir, "best.json")
+    path = os.path.join(arguments["workdir"], "best.json")
     keras_nasnet.Genotype.from_dict(best["genotype"]).save(path)
     print(f"Child {best['number']} reached {best['reward']:.4f}: {path}")
 
