@@ -79,8 +79,10 @@ class Policy:
                     if attempt < LESSONS:
                         self._learn(proposal, self.rewards[identity])
                 elif not self.repeat and identity in self.pending:
-                    if attempt < LESSONS:
-                        self.pending[identity].append(proposal)
+                    waiting = self.pending[identity]
+                    # However long the reward takes.
+                    if attempt < LESSONS and len(waiting) < LESSONS:
+                        waiting.append(proposal)
                 else:
                     self.pending.setdefault(identity, [])
                     found.append(self._numbered(proposal))
@@ -119,13 +121,19 @@ class Policy:
         os.replace(file.name, os.path.join(folder, STATE_FILE))
 
     @classmethod
-    def restore(cls, folder):
+    def restore(cls, folder, space=None):
         """Returns the policy that `save()` wrote.
 
         Its future is the same as that of the one that was saved.
 
+        Args:
+            folder: The folder that it was saved to.
+            space: The `DecisionSpace` of the policy. Needed only for one whose
+                class is not from `training.search.decisions`.
+
         Raises:
-            ValueError: If the folder has none, or one of another kind.
+            ValueError: If the folder has none, or one of another kind or for
+                another space.
         """
         path = os.path.join(folder, STATE_FILE)
         if not os.path.exists(path):
@@ -136,8 +144,7 @@ class Policy:
                 raise ValueError(
                     f"{path} is a {state['policy']}, not a {cls.__name__}."
                 )
-            space_class = getattr(spaces, state["space_class"])
-            space = space_class.from_config(state["space"])
+            space = _space(state, space, path)
             policy = cls(space, **state["arguments"])
             policy._load(state, arrays)
         return policy
@@ -401,6 +408,26 @@ class ControllerPolicy(Policy):
         self.diagnostics = state["diagnostics"]
         for i, variable in enumerate(self._variables()):
             variable.assign(arrays[f"variable_{i}"])
+
+
+def _space(state, space, path):
+    """Returns the space of a saved policy, which is `space` if it is given."""
+    name = state["space_class"]
+    if space is None:
+        if not hasattr(spaces, name):
+            raise ValueError(
+                f"`space` must be given for the policy in {path}: its {name} "
+                "is not from training.search.decisions."
+            )
+        return getattr(spaces, name).from_config(state["space"])
+    # As the file would hold it, without tuples.
+    config = json.loads(json.dumps(space.get_config()))
+    if (type(space).__name__, config) != (name, state["space"]):
+        raise ValueError(
+            f"`space` must be that of the policy in {path}: a {name} of "
+            f"{state['space']}. Received: a {type(space).__name__} of {config}"
+        )
+    return space
 
 
 def _tuple(value):
