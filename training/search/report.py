@@ -135,7 +135,8 @@ def plot_panels(panels, label, out):
 
     Args:
         panels: Dictionary from a title to a dictionary from the name of a
-            curve to its arrays, one for each seed.
+            curve to its arrays, one for each seed. Where some of them end or
+            have NaN, the curve is the mean of the others.
         label: What is drawn.
         out: Path of the PNG.
     """
@@ -146,8 +147,8 @@ def plot_panels(panels, label, out):
     for axes, (title, curves) in zip(all_axes, panels.items()):
         lowest, highest = np.inf, -np.inf
         for color, (policy, values) in zip(COLORS, curves.items()):
-            length = min(map(len, values))
-            stack = np.array([v[:length] for v in values])
+            length = max(map(len, values))
+            stack = _stack(values, length)
             children = np.arange(1, length + 1)
             axes.plot(children, stack.mean(0), color=color, label=policy)
             if len(stack) > 1:
@@ -172,6 +173,14 @@ def plot_panels(panels, label, out):
     save_figure(sheet, out)
 
 
+def _stack(values, length):
+    """Returns arrays as rows of one, masked where they have nothing."""
+    stack = np.full((len(values), length), np.nan)
+    for row, array in zip(stack, values):
+        row[: len(array)] = array
+    return np.ma.masked_invalid(stack)
+
+
 def write_report(folders, out):
     """Writes the page and its pictures.
 
@@ -187,9 +196,10 @@ def write_report(folders, out):
     rewards, entropies = {}, {}
     for policy, lines in searches:
         rewards.setdefault(policy, []).append(rewards_of(lines))
-        known = [line["entropy"] for line in lines if line["entropy"]]
-        if known:
-            entropies.setdefault(policy, []).append(np.array(known))
+        # Unknown until the first update, and to other policies.
+        known = np.array([line["entropy"] for line in lines], "float")
+        if not np.isnan(known).all():
+            entropies.setdefault(policy, []).append(known)
     pictures = {"Reward": "curves.png"}
     plot_curves(rewards, os.path.join(out, "curves.png"))
     if entropies:
@@ -322,7 +332,8 @@ document.querySelectorAll("th").forEach((heading, column) => {{
 
 
 def main(_):
-    print(write_report(FLAGS.history, FLAGS.out))
+    folders = list(map(os.path.expanduser, FLAGS.history))
+    print(write_report(folders, os.path.expanduser(FLAGS.out)))
 
 
 if __name__ == "__main__":
