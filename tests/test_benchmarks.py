@@ -1,6 +1,10 @@
 """The benchmarks take turns, compare like with like, and report ratios."""
 
+import csv
+import gzip
+import itertools
 import json
+import types
 
 import keras
 import numpy as np
@@ -16,9 +20,13 @@ pytest.importorskip("tensorflow")
 from benchmarks import comparison  # noqa: E402
 from benchmarks import latency  # noqa: E402
 from benchmarks import memory  # noqa: E402
+from benchmarks import search_efficiency  # noqa: E402
+from benchmarks import search_scale  # noqa: E402
 from benchmarks import startup  # noqa: E402
 from benchmarks import training  # noqa: E402
 from training import checkpoints  # noqa: E402
+from training.search.decisions import DecisionSpace  # noqa: E402
+from training.search.policies import RandomPolicy  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
     keras.config.backend() != "tensorflow", reason="needs TensorFlow"
@@ -155,3 +163,131 @@ class TestMemory:
         bytes_, seconds = memory.peak(OURS, "mobile_predict")
         assert 2**27 < bytes_ < 2**34
         assert 0 < seconds < 600
+
+
+OPERATIONS = ("none", "skip_connect")
+SPACE = DecisionSpace([(f"edge_{i}", len(OPERATIONS)) for i in range(6)])
+
+
+def accuracies(decisions):
+    """Returns what the table of the tests says of a cell, in percent."""
+    validation = 50 + sum(decisions) + sum(decisions[:2]) / 4
+    return validation, 99 - validation
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    """A table of all cells of two operations."""
+    monkeypatch.setattr(search_efficiency, "OPERATIONS", OPERATIONS)
+    monkeypatch.setattr(search_efficiency, "SPACE", SPACE)
+    path = tmp_path / "table.csv.gz"
+    with gzip.open(path, "wt", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["index", "arch", "c10_val", "c10_test"])
+        for i, d in enumerate(itertools.product(range(2), repeat=6)):
+            a, b, c, d_, e, f = (OPERATIONS[choice] for choice in d)
+            arch = f"|{a}~0|+|{b}~0|{c}~1|+|{d_}~0|{e}~1|{f}~2|"
+            writer.writerow([i, arch, *accuracies(d)])
+    return path
+
+
+class TestSearchEfficiency:
+    def test_table(self, table):
+        cells = search_efficiency.read_table(table)
+        assert len(cells) == SPACE.size == 64
+        for decisions, values in cells.items():
+            expected = np.array(accuracies(decisions)) / 100
+            np.testing.assert_allclose(values, expected)
+
+    def test_test_accuracy_of_the_best(self):
+        """The best by validation, which is not always that by the test."""
+        validation = np.array([0.1, 0.3, 0.2, 0.3, 0.4])
+        test = np.array([0.5, 0.2, 0.9, 0.8, 0.1])
+        best = search_efficiency.best_test(validation, test)
+        assert best.tolist() == [0.5, 0.2, 0.2, 0.2, 0.1]
+
+    def test_report(self, table, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr(search_efficiency, "MARKS", (10, 50, 1000))
+        out, plot = tmp_path / "numbers.json", tmp_path / "curves.png"
+        run_command(
+            *(search_efficiency, f"--table={table}", "--seeds=2"),
+            *("--evaluations=50", "--policies=random,evolution"),
+            *(f"--json={out}", f"--plot={plot}"),
+        )
+        numbers = json.loads(out.read_text())
+        assert list(numbers) == ["random", "evolution"]
+        for seed in range(2):
+            found = [
+                np.array(accuracies(proposal.decisions)) / 100
+                for proposal in RandomPolicy(SPACE, seed).propose(50)
+            ]
+            validation, test = zip(*found)
+            expected = {
+                "mean of the last 100": np.mean(validation),
+                "mean of the top 25": np.mean(sorted(validation)[-25:]),
+                "best": max(validation),
+                "test of the best of 10": test[np.argmax(validation[:10])],
+                "test of the best of 50": test[np.argmax(validation)],
+            }
+            reported = {k: v[seed] for k, v in numbers["random"].items()}
+            assert reported == pytest.approx(expected, abs=1e-5)
+        assert plot.stat().st_size > 1000
+        assert "test of the best of 50" in capsys.readouterr().out
+
+
+class TestSearchScale:
+    def simulate(self, policy, **changes):
+        settings = {"workers": 10, "children": 200, "seconds": 600}
+        return list(
+            search_scale.simulate(
+                policy, np.array([0.5]), **{**settings, **changes}
+            )
+        )
+
+    @pytest.mark.parametrize(("thought", "busy"), [(0.0, 1.0), (0.01, 0.145)])
+    def test_workers_wait_while_the_policy_thinks(
+        self, thought, busy, monkeypatch
+    ):
+        now = 0.0
+
+        class Thinker(RandomPolicy):
+            def feedback(self, proposal, reward):
+                nonlocal now
+                now += thought
+                super().feedback(proposal, reward)
+
+        clock = types.SimpleNamespace(perf_counter=lambda: now)
+        monkeypatch.setattr(search_scale, "time", clock)
+        policy = Thinker(SPACE, repeat=True)
+        # A child takes 0.0145 s on average: ten workers could do seven in the
+        # time in which the policy thinks of one.
+        state = self.simulate(policy, seconds=0.01)[-1]
+        assert state["thought"] == pytest.approx(200 * thought)
+        assert state["busy"] == pytest.approx(busy, rel=0.2)
+        assert state["busy"] <= 1
+
+    def test_children(self):
+        rewards = []
+
+        class Recorder(RandomPolicy):
+            def feedback(self, proposal, reward):
+                rewards.append(reward)
+                super().feedback(proposal, reward)
+
+        states = self.simulate(Recorder(SPACE, repeat=True), children=2000)
+        assert len(states) == len(rewards) == 2000
+        assert 5 <= rewards.count(None) <= 40
+        assert set(rewards) == {None, 0.5}
+        # 19 of 20 take 600 s, one takes ten times as long.
+        seconds = 2000 * 600 * (0.95 + 0.05 * 10) / 10
+        assert states[-1]["clock"] == pytest.approx(seconds, rel=0.2)
+        assert all(a["clock"] <= b["clock"] for a, b in zip(states, states[1:]))
+
+    def test_report(self, table, capsys):
+        run_command(
+            *(search_scale, f"--table={table}", "--policy=random"),
+            *("--workers=5", "--children=20"),
+        )
+        lines = capsys.readouterr().out.splitlines()[1:]
+        assert [int(line.split()[0]) for line in lines] == list(range(2, 21, 2))
+        assert all(0 < float(line.split()[2]) <= 1 for line in lines)
