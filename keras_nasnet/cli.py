@@ -5,6 +5,7 @@ A command is a function that takes the parsed arguments, and an entry in
 """
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -63,6 +64,8 @@ examples:
 
 DETECT_DESCRIPTION = """\
 Finds objects in images, prints them and draws them into a copy of each image.
+Printed are score, name, and left, top, right and bottom of the object in pixels
+of the file, turned upright. Copies of large images are smaller.
 Every image that cannot be read is named on stderr; the others are answered all
 the same, and the exit status is then 1."""
 
@@ -223,6 +226,7 @@ def _classifier(args):
 
 def detect(args):
     """Finds objects in image files, and draws them."""
+    outs = _drawings(args.images, args.out)
     from keras_nasnet import detection
     from keras_nasnet.inference import load_model
 
@@ -232,19 +236,14 @@ def detect(args):
     if not detection.is_detector(detector):
         raise ValueError(f"{args.model} is not a detector.")
     os.makedirs(args.out, exist_ok=True)
-    # Images of one name in several folders.
-    names = [os.path.splitext(os.path.basename(p))[0] for p in args.images]
     failed = 0
-    for i, path in enumerate(args.images):
+    for path, out in zip(args.images, outs):
         try:
             found, image = detection.detect(detector, path, args.min_score)
         except ValueError as error:
             print(f"keras-nasnet detect: {error}", file=sys.stderr)
             failed += 1
             continue
-        earlier = names[:i].count(names[i])
-        name = f"{names[i]}_{earlier}.png" if earlier else f"{names[i]}.png"
-        out = os.path.join(args.out, name)
         detection.draw(image, found).save(f"{out}.new", format="png")
         os.replace(f"{out}.new", out)
         print(f"{path} -> {out}")
@@ -252,6 +251,37 @@ def detect(args):
             corners = " ".join(f"{n:.0f}" for n in box)
             print(f"  {score:7.2%}  {name}  {corners}")
     return 1 if failed else 0
+
+
+def _drawings(images, folder):
+    """Returns where to draw into copies of images, a path for each.
+
+    Raises:
+        ValueError: If that would overwrite one of the images.
+    """
+    # Not their names, of which a file may have several.
+    files = {_file_id(path) for path in images if os.path.exists(path)}
+    outs = []
+    for path in images:
+        name = os.path.splitext(os.path.basename(path))[0]
+        out = os.path.join(folder, f"{name}.png")
+        # Images of one name in several folders.
+        for i in itertools.count(1):
+            if out not in outs:
+                break
+            out = os.path.join(folder, f"{name}_{i}.png")
+        if os.path.exists(out) and _file_id(out) in files:
+            raise ValueError(
+                f"--out must be a folder without the images. {out} is one of "
+                "them, and would be overwritten."
+            )
+        outs.append(out)
+    return outs
+
+
+def _file_id(path):
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
 
 
 def export(args):

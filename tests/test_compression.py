@@ -80,6 +80,7 @@ class TestQuantizationAware:
         assert all(layer.name.startswith("quant_") for layer in wrapped)
         assert len(wrapped) > 20
 
+    @pytest.mark.slow
     def test_file_computes_what_the_twin_does(self, twin, tmp_path):
         report = export_tflite(
             twin,
@@ -133,6 +134,7 @@ def test_without_the_library(model, monkeypatch):
         compression.cluster(model, 4)
 
 
+@pytest.mark.slow
 def test_command(model, tmp_path, capsys):
     model.save(tmp_path / "model.keras")
     arguments = (

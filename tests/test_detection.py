@@ -10,12 +10,15 @@ import pytest
 import tensorflow as tf
 from keras import ops
 from PIL import Image
+from PIL import ImageColor
 
 from keras_nasnet import Block
 from keras_nasnet import CellGenotype
 from keras_nasnet import Genotype
+from keras_nasnet import cli
 from keras_nasnet import detection
 from keras_nasnet.cli import main
+from keras_nasnet.detection import pictures
 from keras_nasnet.detection import targets
 from keras_nasnet.detection.cutting import cut
 from keras_nasnet.detection.roi_align import roi_align
@@ -39,7 +42,7 @@ SMALL = {
 
 
 def detector(num_classes=2, **kwargs):
-    """Returns a small detector for images of any even size."""
+    """Returns a small detector."""
     network = randomize(
         small_network(genotype=CHEAP, penultimate_filters=64, bn_momentum=0.9)
     )
@@ -96,22 +99,22 @@ def step(model, x, y):
     return logs
 
 
-def test_anchors():
+@pytest.mark.parametrize("height, width", [(8, 12), (9, 10)])
+def test_anchors(height, width):
     model = detector(anchor_strides=4, aspect_ratios=(0.5, 2.0))
-    anchors = run(model.anchors, np.zeros((1, 8, 12, 3)))
+    image = np.zeros((1, height, width, 3))
+    anchors = run(model.anchors, image)
     expected = []
-    for y in range(0, 8, 4):
-        for x in range(0, 12, 4):
+    for y in range(0, height, 4):
+        for x in range(0, width, 4):
             for size in (8, 16):
                 for ratio in (0.5, 2.0):
-                    height = size * ratio**0.5
-                    width = size / ratio**0.5
-                    half = np.array([width, height]) / 2
+                    half = np.array([ratio**-0.5, ratio**0.5]) * size / 2
                     expected.append(np.array([x, y, x, y]) + [*-half, *half])
     # KerasHub rounds to whole pixels.
     assert np.abs(anchors - np.array(expected)).max() <= 0.5
     # What lies at the same place of the feature map is anchored there.
-    outputs = model(np.zeros((1, 8, 12, 3)), training=True)
+    outputs = model(image, training=True)
     assert outputs["objectness"].shape == (1, len(expected))
 
 
@@ -341,6 +344,19 @@ def test_classes_do_not_suppress_each_other():
     )
 
 
+def test_named_suppression_is_that_of_keras_hub():
+    layer = detection.NamedNonMaxSuppression(
+        ["cat", "dog"], bounding_box_format="xyxy", from_logits=False
+    )
+    layer = keras.layers.deserialize(keras.layers.serialize(layer))
+    assert layer.class_names == ["cat", "dog"]
+    boxes = np.array([[[2, 2, 20, 20], [2, 2, 20, 22]]], "float32")
+    scores = np.array([[[0.9, 0.1], [0.2, 0.8]]], "float32")
+    found = layer(boxes, scores)
+    # What the documentation says: of two classes, yet suppressed.
+    assert found["num_detections"] == 1 and found["labels"][0, 0] == 0
+
+
 @pytest.mark.parametrize("stem, strides", [("cifar", 2), ("imagenet", 16)])
 def test_cut_network_computes_what_the_whole_one_does(stem, strides):
     network = randomize(
@@ -359,6 +375,30 @@ def test_cut_network_computes_what_the_whole_one_does(stem, strides):
     )
     # Other sizes too.
     trunk(images(1, 64, 96, 3))
+
+
+def test_images_of_any_size_are_filled_up():
+    network = randomize(small_network((None, None, 3), "imagenet"))
+    reduction = network.get_layer("reduction_cell_1")
+    before_reduction = keras.Model(network.input, reduction.input)
+    model = detection.FasterRCNN(network, 2, **SMALL, anchor_strides=32)
+    # A pixel too many, which the network's stem would round down.
+    x = images(1, 97, 70, 3)
+    filled_up = np.zeros((1, 128, 96, 3), "float32")
+    filled_up[:, :97, :70] = x
+    outputs = model(x, training=True)
+    np.testing.assert_allclose(
+        outputs["features"],
+        np.concatenate(before_reduction(filled_up), axis=-1),
+        rtol=1e-3,
+        atol=1e-4,
+    )
+    anchors = run(model.anchors, x)
+    assert outputs["objectness"].shape == (1, len(anchors))
+    centers = (anchors[:, :2] + anchors[:, 2:]) / 2
+    assert {tuple(center) for center in np.round(centers)} == {
+        (x, y) for x in (0, 32, 64) for y in (0, 32, 64, 96)
+    }
 
 
 def test_cut_refuses_what_it_cannot_cut():
@@ -395,6 +435,17 @@ def test_learns(trained):
         assert found["scores"][i, 0] > 0.7
     losses = model.evaluate(x, y, verbose=0, return_dict=True)
     assert np.isfinite(losses["loss"])
+
+
+def test_finds_the_same_in_images_of_odd_size(trained):
+    model, x, y, _ = trained
+    model.predict(x, verbose=0)
+    found = model.predict(x[:, 1:, 2:31], verbose=0)
+    for i in range(len(x)):
+        assert found["labels"][i, 0] == y["labels"][i, 0]
+        moved = y["boxes"][i, 0] - (2, 1, 2, 1)
+        assert iou(found["boxes"][i, 0], moved) > 0.6
+    assert (found["boxes"] <= (29, 31, 29, 31)).all()
 
 
 def test_saving(trained, tmp_path):
@@ -497,10 +548,11 @@ class TestUnusualImages:
         step(model, x, y)
         assert set(np.unique(model.predict(x, verbose=0)["labels"])) <= {-1, 0}
 
-    def test_size(self, model):
-        for size in ((33, 32), (32, 31)):
-            with pytest.raises(ValueError, match=f"{size[0]}, {size[1]}"):
-                model(images(1, *size, 3))
+    def test_size(self):
+        model = detector()
+        self.check(model, [[[3, 3, 30, 20]]], [[1]], images(1, 33, 31, 3))
+        with pytest.raises(ValueError, match="a known height and width"):
+            model(keras.Input((None, 32, 3)))
 
 
 def test_16_bit():
@@ -518,8 +570,10 @@ def test_16_bit():
 def test_names_and_strides_are_checked():
     with pytest.raises(ValueError, match="`class_names` must have one name"):
         detector(class_names=["one"])
-    with pytest.raises(ValueError, match="`anchor_strides` must be a multiple"):
-        detector(anchor_strides=3)
+    # Of strides of 2.
+    for strides in (1, 3, 6, -2):
+        with pytest.raises(ValueError, match="`anchor_strides` must be 2, the"):
+            detector(anchor_strides=strides)
 
 
 def test_importing_the_package_leaves_keras_hub_alone():
@@ -563,9 +617,9 @@ def test_command(trained, tmp_path, monkeypatch, capsys):
     named.build((None, 32, 32, 3))
     named.set_weights(model.get_weights())
     named.save(tmp_path / "detector.keras")
-    # Twice as large and with room at the bottom.
-    wide = np.repeat(np.repeat(x[0], 2, 0), 2, 1)
-    pixels = np.round((wide + 1) * 127.5).astype("uint8")
+    # So large that its drawing is smaller.
+    large = np.repeat(np.repeat(x[0], 30, 0), 30, 1)
+    pixels = np.round((large + 1) * 127.5).astype("uint8")
     Image.fromarray(pixels).save(tmp_path / "photo.png")
     (tmp_path / "bad.png").write_text("no image")
     monkeypatch.chdir(tmp_path)
@@ -577,9 +631,40 @@ def test_command(trained, tmp_path, monkeypatch, capsys):
     first = output.splitlines()[1].split()
     assert first[1] == ["red", "green"][y["labels"][0, 0]]
     box = np.array([float(n) for n in first[2:]])
-    assert iou(box, 2 * y["boxes"][0, 0]) > 0.5
+    assert iou(box, 30 * y["boxes"][0, 0]) > 0.5
     picture = np.asarray(Image.open(tmp_path / "found" / "photo.png"))
-    assert picture.shape[2] == 3 and max(picture.shape) >= 400
+    assert picture.shape == (800, 800, 3)
+    # The box is drawn where it is in the smaller picture.
+    left, top, right, bottom = (box * 800 / 960).astype(int)
+    colours = {ImageColor.getrgb(colour) for colour in pictures.COLOURS}
+    edge = picture[bottom - 3 : bottom + 4, (left + right) // 2]
+    assert colours & set(map(tuple, edge.tolist()))
+
+
+def test_small_pictures_are_drawn_larger():
+    image = np.zeros((30, 40, 3), "uint8")
+    assert pictures.draw(image, []).size == (400, 300)
+
+
+def test_command_leaves_its_images_alone(tmp_path, monkeypatch, capsys):
+    Image.new("RGB", (40, 40)).save(tmp_path / "photo.png")
+    (tmp_path / "link").symlink_to(tmp_path)
+    before = (tmp_path / "photo.png").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    for folder in (".", "link"):
+        # Before a detector is looked for.
+        command = f"detect photo.png --model missing.keras --out {folder}"
+        assert main(command.split()) == 2
+        error = capsys.readouterr().err
+        assert "--out must be a folder without" in error
+        assert "photo.png is one of them" in error
+    assert (tmp_path / "photo.png").read_bytes() == before
+
+
+def test_command_draws_every_image_into_a_file_of_its_own():
+    images = ["a/x.jpg", "x_1.jpg", "b/x.png", "c/x.png"]
+    names = ["x.png", "x_1.png", "x_2.png", "x_3.png"]
+    assert cli._drawings(images, "f") == [f"f/{name}" for name in names]
 
 
 def test_command_wants_a_detector(tmp_path, monkeypatch, capsys):

@@ -41,6 +41,21 @@ def test_preset():
     np.testing.assert_allclose(backbone(x), network(x), atol=1e-4)
 
 
+def test_preset_with_weights_of_ones_own(tmp_path):
+    network = randomize(keras_nasnet.NASNetTiny(weights=None))
+    path = str(tmp_path / "mine.weights.h5")
+    network.save_weights(path)
+    backbone = NASNetBackbone.from_preset("nasnet_tiny_cifar10", weights=path)
+    x = images(1, 32, 32, 3)
+    features = network.get_layer("final_relu").output
+    expected = keras.Model(network.input, features)(x)
+    np.testing.assert_allclose(backbone(x), expected, rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="weights='imagenet'"):
+        NASNetBackbone.from_preset("nasnet_tiny_cifar10", weights="imagenet")
+    with pytest.raises(ValueError, match="`weights` are for nasnet_tiny_cifar"):
+        NASNetBackbone.from_preset(str(tmp_path), weights=path)
+
+
 def test_preset_of_a_folder(tmp_path):
     backbone = randomize(NASNetBackbone((32, 32, 3), **SMALL))
     backbone.save_to_preset(str(tmp_path / "preset"))

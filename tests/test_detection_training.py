@@ -1,6 +1,7 @@
 """Training of detectors: data, measures, and that a run can go on."""
 
 import dataclasses
+import functools
 import json
 import os
 
@@ -8,11 +9,14 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
+from PIL import ImageColor
 
 tf = pytest.importorskip("tensorflow")
 pytest.importorskip("keras_hub")
 from keras_nasnet import NASNetTiny  # noqa: E402
 from keras_nasnet import detection  # noqa: E402
+from keras_nasnet.detection import pictures  # noqa: E402
+from tests.networks import randomize  # noqa: E402
 from tests.runs import NETWORK  # noqa: E402
 from training import detect  # noqa: E402
 from training import detection_data  # noqa: E402
@@ -124,6 +128,8 @@ def test_records_without_area_are_left_out(folder, tmp_path):
         ({"image_id": 99}, "annotation 1 is of an image that is not listed"),
         ({"category_id": 9}, "annotation 1 is of a category"),
         ({"bbox": [1, 2, 3]}, "annotation 1 has no box of four numbers"),
+        ({"bbox": None}, "annotation 1 has no box of four numbers"),
+        ({"bbox": ["1", "2", "3", "4"]}, "annotation 1 has no box of four"),
         ({"bbox": [1, 2, 3, float("nan")]}, "annotation 1 has no box of four"),
         ({"bbox": [9, 9, -3, 4]}, "annotation 1 has a box of negative size"),
         ({"bbox": [40, 2, 3, 4]}, "annotation 1 lies outside its image of 32x"),
@@ -134,9 +140,68 @@ def test_unusable_records_are_named(folder, tmp_path, values, message):
         change(folder, tmp_path, **values)
 
 
-def test_missing_image_is_named(folder, tmp_path):
+@pytest.mark.parametrize(
+    "name, values, message",
+    [
+        ("images", {"width": None}, "`images` has no usable `width`: .*00.png"),
+        ("images", {"id": "a"}, "`images` has no usable `id`: .*000000.png"),
+        ("images", {"id": 1}, "two records of `images` have the same `id`"),
+        ("categories", {"name": 5}, "`categories` has no usable `name`"),
+    ],
+)
+def test_other_unusable_records_are_named(
+    folder, tmp_path, name, values, message
+):
+    data = json.loads((folder / "eval.json").read_text())
+    data[name][0].update(values)
+    path = tmp_path / "changed.json"
+    path.write_text(json.dumps(data))
+    with pytest.raises(ValueError, match=message):
+        detection_data.load_coco(str(path), str(folder / "eval"))
+
+
+def test_unusable_files_are_named(folder, tmp_path):
     with pytest.raises(ValueError, match="there is no image .*000000.png"):
         detection_data.load_coco(str(folder / "eval.json"), str(tmp_path))
+    with pytest.raises(ValueError, match="`images` must be the folder of .*"):
+        detection_data.load(str(folder / "eval.json"))
+    (tmp_path / "empty.json").write_text("")
+    with pytest.raises(ValueError, match="empty.json is not a JSON file"):
+        detection_data.load_coco(str(tmp_path / "empty.json"), str(tmp_path))
+
+
+def one_image(tmp_path, write, **values):
+    """Loads a data set of one image.
+
+    Args:
+        write: Function that writes the image to a path.
+        **values: What its record has beside the path.
+    """
+    write(tmp_path / "image.webp")
+    image = {"id": 0, "file_name": "image.webp", "width": 9, "height": 5}
+    data = {
+        "images": [{**image, **values}],
+        "annotations": [],
+        "categories": [{"id": 1, "name": "x"}],
+    }
+    (tmp_path / "one.json").write_text(json.dumps(data))
+    return detection_data.load_coco(str(tmp_path / "one.json"), str(tmp_path))
+
+
+def test_images_of_any_format_are_read(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 9, 3), "uint8")
+    image = Image.fromarray(pixels)
+    split = one_image(tmp_path, lambda path: image.save(path, lossless=True))
+    np.testing.assert_array_equal(examples(split)[0]["image"], pixels)
+
+
+def test_images_that_cannot_be_used_are_named(tmp_path):
+    split = one_image(tmp_path, lambda path: path.write_text("no image"))
+    with pytest.raises(tf.errors.OpError, match="image.webp is not an image"):
+        examples(split)
+    split = one_image(tmp_path, Image.new("RGB", (9, 5)).save, width=8)
+    with pytest.raises(tf.errors.OpError, match=r"image.webp .* of \(9, 5\)"):
+        examples(split)
 
 
 def bright_part(image, threshold=0.5):
@@ -150,6 +215,8 @@ def bright_box(height, width, box):
     left, top, right, bottom = box
     image = np.zeros((height, width, 3), "uint8")
     image[top:bottom, left:right] = 255
+    # Its right half is a little yellow.
+    image[top:bottom, (left + right) // 2 : right, 2] = 180
     record = {
         "image": image,
         "boxes": np.array([box], "float32"),
@@ -185,6 +252,7 @@ def test_augmentation_moves_boxes_with_the_pixels():
     split = split._replace(records=split.records.repeat(30))
     batches = detection_data.training_batches(split, 10, 64, 0, jitter=0.3)
     seen = []
+    mirrored = 0
     for images, found in batches.as_numpy_iterator():
         for image, boxes, labels in zip(
             images, found["boxes"], found["labels"]
@@ -194,11 +262,16 @@ def test_augmentation_moves_boxes_with_the_pixels():
             part = bright_part(image, 0.2)
             assert np.abs(boxes[0] - part).max() < 2
             seen.append(boxes[0])
+            left, top, right, bottom = part
+            blue = image[top:bottom, left:right, 2]
+            first, second = np.array_split(blue, 2, axis=1)
+            mirrored += first.mean() < second.mean()
     seen = np.array(seen)
     assert len(seen) == 30
-    # Of several sizes, and on both sides.
+    # Of several sizes, in several places, and from both sides.
     assert np.ptp(seen[:, 3] - seen[:, 1]) > 5
     assert np.ptp(seen[:, 0]) > 10
+    assert 5 < mirrored < 25
 
 
 def test_batches_are_repeatable(folder):
@@ -223,8 +296,9 @@ def two_photographs(builder, **_):
     rng = np.random.default_rng(0)
     boxes = np.sort(rng.random((3, 2, 2)), axis=1).reshape(3, 4)
     objects = {"bbox": boxes.astype("f4"), "label": np.array([3, 0, 7])}
-    if "is_crowd" in builder.info.features["objects"]:
-        objects["is_crowd"] = np.array([False, True, False])
+    for name in ("is_crowd", "is_difficult"):
+        if name in builder.info.features["objects"]:
+            objects[name] = np.array([False, True, False])
     examples = [
         {
             "image": rng.integers(0, 256, (40, 60 + n, 3), "uint8"),
@@ -255,7 +329,8 @@ def test_tfds(name):
     assert images.shape == (2, 64, 64, 3) and split.count == 2
     assert found["boxes"].shape[-1] == 4
     crowds = sum(a["iscrowd"] for a in truth["annotations"])
-    assert len(truth["annotations"]) == 3 and crowds == ("coco" in name)
+    assert len(truth["annotations"]) == 3 and crowds == 1
+    assert len(first[1]["boxes"]) == 2
     for example, image in zip(first, truth["images"]):
         height, width = example["image"].shape[:2]
         assert (image["height"], image["width"]) == (height, width)
@@ -305,7 +380,59 @@ def test_metrics(folder, size):
     results = detection_metrics.predictions(moved, batches)
     values = detection_metrics.evaluate(truth, results)
     assert values["mAP"] < 0.9 and values["mAP"] < values["mAP50"]
+
+
+@pytest.mark.parametrize("ids", [{"id": 0}, {}])
+def test_ids_of_annotations_do_not_matter(folder, tmp_path, ids):
+    data = json.loads((folder / "eval.json").read_text())
+    for annotation in data["annotations"]:
+        del annotation["id"]
+        annotation.update(ids)
+    path = tmp_path / "ids.json"
+    path.write_text(json.dumps(data))
+    split = detection_data.load_coco(str(path), str(folder / "eval"))
+    batches = detection_data.evaluation_batches(split, 2, 32)
+    results = detection_metrics.predictions(Perfect(batches), batches)
+    values = detection_metrics.evaluate(split.truth(), results)
+    assert values["mAP"] == pytest.approx(1)
+
+
+def test_metrics_where_nothing_is_found_or_to_be_found(folder):
+    truth = load(folder).truth()
     assert detection_metrics.evaluate(truth, [])["mAP"] == 0
+    result = {"image_id": 0, "category_id": 1, "bbox": [1, 2, 3, 4]}
+    for results in ([], [{**result, "score": 0.9}]):
+        values = detection_metrics.evaluate(
+            {**truth, "annotations": []}, results
+        )
+        assert values == dict.fromkeys(detection_metrics.METRICS, -1)
+
+
+def test_pictures_show_what_is_found(tmp_path):
+    truth = {"info": {}, "images": [], "annotations": [], "categories": []}
+    split = bright_box(64, 64, (10, 12, 30, 36))
+    split = split._replace(truth=lambda: truth)
+    recipe = dataclasses.replace(RECIPES["pasted"], image_size=64)
+    evaluation = detect.Evaluation(recipe, split, str(tmp_path))
+    evaluation.set_model(Perfect(evaluation.batches))
+    evaluation._draw(3)
+    (file,) = (tmp_path / "tensorboard" / "pictures").iterdir()
+    records = tf.data.TFRecordDataset(str(file)).as_numpy_iterator()
+    drawn = [
+        (event.step, value.tag, value.tensor.string_val)
+        for event in map(tf.compat.v1.Event.FromString, records)
+        for value in event.summary.value
+    ]
+    ((step, tag, (_, _, png)),) = drawn
+    assert step == 3 and tag == "found"
+    picture = tf.io.decode_png(png).numpy()
+    factor = len(picture) // 64
+    colours = {ImageColor.getrgb(colour) for colour in pictures.COLOURS}
+    for row, column in ((36, 20), (24, 10), (24, 30)):
+        at = slice(row * factor - 3, row * factor + 4)
+        part = picture[at, column * factor - 3 : column * factor + 4]
+        seen = set(map(tuple, part.reshape(-1, 3).tolist()))
+        assert colours & seen
 
 
 def small_recipe(folder, tmp_path, **changes):
@@ -363,9 +490,71 @@ def test_a_run_goes_on_where_it_was_interrupted(folder, tmp_path, monkeypatch):
     assert loaded.class_names == CLASS_NAMES and loaded.image_size == 32
     with pytest.raises(ValueError, match="run with other settings: epochs"):
         detect.train(dataclasses.replace(recipe, epochs=3), str(workdir))
+    with pytest.raises(ValueError, match="run with other settings: seed"):
+        detect.train(recipe, str(workdir), seed=1)
 
 
-def test_unfit_recipes(folder, tmp_path):
+@pytest.fixture
+def small_preset(monkeypatch):
+    """Lets the smallest preset have a network of few layers."""
+    small = functools.partial(NASNetTiny)
+    small.settings = {**NASNetTiny.settings, **NETWORK}
+    monkeypatch.setitem(detect.PRESETS, "nasnet_tiny_cifar10", small)
+
+
+@pytest.mark.slow
+def test_a_retinanet_goes_on_where_it_was_interrupted(
+    small_preset, folder, tmp_path, monkeypatch
+):
+    recipe = small_recipe(
+        folder, tmp_path, detector="retinanet", backbone="tiny", weights="none"
+    )
+    workdir = tmp_path / "interrupted"
+    with monkeypatch.context() as patch:
+        patch.setattr(detect.Evaluation, "on_epoch_begin", interrupt)
+        with pytest.raises(InterruptedError):
+            detect.train(recipe, str(workdir))
+    model, values = detect.train(recipe, str(workdir))
+    assert set(values) == set(detection_metrics.METRICS)
+    assert model.optimizer.iterations == 4
+    rows = (workdir / "log.csv").read_text().splitlines()
+    assert len(rows) == 3 and "val_mAP50" in rows[0]
+    assert (workdir / "best.keras").is_file()
+    loaded = keras.saving.load_model(workdir / "final.keras", compile=False)
+    assert pictures.names_of(loaded) == CLASS_NAMES
+    assert pictures.image_side(loaded) == 32
+    x = np.zeros((1, 32, 32, 3), "float32")
+    for name, expected in model(x).items():
+        np.testing.assert_allclose(loaded(x)[name], expected, atol=1e-5)
+
+
+def test_weights_of_ones_own(small_preset, folder, tmp_path):
+    network = randomize(NASNetTiny(weights=None, **NETWORK))
+    path = str(tmp_path / "mine.weights.h5")
+    network.save_weights(path)
+    recipe = small_recipe(
+        folder, tmp_path, detector="retinanet", backbone="tiny", weights=path
+    )
+    encoder = detect.build(recipe, CLASS_NAMES).backbone.image_encoder
+    for name in ("stem", "cell_2"):
+        for weight, expected in zip(
+            encoder.get_layer(name).get_weights(),
+            network.get_layer(name).get_weights(),
+        ):
+            np.testing.assert_array_equal(weight, expected)
+
+
+def test_a_mistake_does_not_occupy_a_folder(folder, tmp_path):
+    recipe = small_recipe(folder, tmp_path)
+    for mistake in ({"dataset": "missing.json"}, {"backbone": "missing.keras"}):
+        with pytest.raises((OSError, ValueError), match="missing"):
+            detect.train(
+                dataclasses.replace(recipe, **mistake), str(tmp_path / "run")
+            )
+        assert not (tmp_path / "run" / "recipe.json").exists()
+
+
+def test_unfit_recipes(small_preset, folder, tmp_path):
     recipe = small_recipe(folder, tmp_path, batch_size=9)
     with pytest.raises(ValueError, match="`batch_size` 9 is larger than the 8"):
         detect.train(recipe, str(tmp_path / "a"))
@@ -375,6 +564,11 @@ def test_unfit_recipes(folder, tmp_path):
     recipe = small_recipe(folder, tmp_path, detector="retinanet")
     with pytest.raises(ValueError, match="`backbone` of a RetinaNet must be"):
         detect.train(recipe, str(tmp_path / "c"))
+    recipe = dataclasses.replace(
+        recipe, backbone="tiny", weights="none", image_size=34
+    )
+    with pytest.raises(ValueError, match="must be a multiple of 4. .* 34"):
+        detect.train(recipe, str(tmp_path / "d"))
 
 
 def test_freezing(folder, tmp_path):
@@ -394,7 +588,30 @@ def test_recipes_fit_their_detectors(name):
     recipe = dataclasses.replace(recipe, backbone=backbone, weights="none")
     model = detect.build(recipe, CLASS_NAMES)
     assert isinstance(model, detection.FasterRCNN)
-    assert recipe.image_size % model.anchor_strides == 0
+
+
+def test_coco_is_split_as_in_the_paper():
+    tfds = pytest.importorskip("tensorflow_datasets")
+    sizes = {"train": 118_287, "validation": 5_000}
+    infos = {
+        name: tfds.core.SplitInfo(name=name, shard_lengths=[n], num_bytes=0)
+        for name, n in sizes.items()
+    }
+    images = [
+        {
+            (part.splitname, i)
+            for part in tfds.core.ReadInstruction.from_spec(split).to_absolute(
+                infos
+            )
+            for i in range(sizes[part.splitname])[part.from_ : part.to]
+        }
+        for split in (
+            RECIPES["coco_large"].train_split,
+            RECIPES["coco_large"].eval_split,
+        )
+    ]
+    assert len(images[1]) == 8_000 and not images[0] & images[1]
+    assert len(images[0] | images[1]) == sum(sizes.values())
 
 
 def test_retinanet_starts_from_sensible_biases(folder):

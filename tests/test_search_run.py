@@ -138,6 +138,7 @@ class TestRay:
         assert lines[6]["seconds"] >= 5
         assert not list((folder / "children").iterdir())
 
+    @pytest.mark.slow
     def test_children_that_fall_behind_are_stopped(self, tmp_path):
         folder = tmp_path / "search"
         finish(start(folder, 12, stop_early=True))
@@ -164,6 +165,7 @@ class TestRay:
         output = finish(start(tmp_path / "search", gpus=1000), code=1)
         assert "1000 GPUs, but no machine has more than 0" in output
 
+    @pytest.mark.slow
     def test_two_searches_at_once(self, tmp_path):
         folders = [tmp_path / "a", tmp_path / "b"]
         processes = [start(folder) for folder in folders]
@@ -174,6 +176,7 @@ class TestRay:
             finish(process)
             assert len(results(folder)) == len(set(notes(folder))) == 12
 
+    @pytest.mark.slow
     def test_head_killed_and_restarted(self, tmp_path):
         port = 20_000 + os.getpid() % 20_000
         address = f"127.0.0.1:{port}"

@@ -300,6 +300,7 @@ DILATED = CellGenotype(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantization", [None, "int8"])
 def test_dilated_convolutions_in_one_piece(quantization, tmp_path):
     model = small_network(genotype=Genotype(DILATED, DILATED, "dilated"))
@@ -315,6 +316,7 @@ def test_dilated_convolutions_in_one_piece(quantization, tmp_path):
     assert report.partitions <= (2 if quantization else 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantization", [None, "int8"])
 @settings(REPRODUCIBLE, max_examples=3, phases=[Phase.generate])
 @given(genotypes())
@@ -355,6 +357,7 @@ class TestMetadata:
         with pytest.raises(ValueError, match="how images have to be scaled"):
             LiteModel(path).classify(CAT)
 
+    @pytest.mark.slow
     def test_mediapipe(self, files, tmp_path):
         python = mediapipe_python()
         picture = tmp_path / "cat.png"

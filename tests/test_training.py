@@ -369,6 +369,7 @@ def test_killed_twice(folder, tmp_path, monkeypatch):
     assert inference.class_names(inference.load_classifier(path)) == CLASS_NAMES
 
 
+@pytest.mark.slow
 def test_two_workers(folder, tmp_path):
     files = []
     for i in range(4):

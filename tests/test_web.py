@@ -75,6 +75,7 @@ def visit(site, url):
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantization", [None, "int8"])
 def test_photograph(site, url, quantization):
     path = site / f"{quantization}.tflite"

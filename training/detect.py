@@ -89,15 +89,15 @@ def train(recipe, workdir, data_dir=None, seed=0):
         The trained detector and a dictionary of its mAP.
 
     Raises:
-        ValueError: If `workdir` holds the run of another recipe, or if the
-            recipe does not fit its data.
+        ValueError: If `workdir` holds the run of another recipe or seed, or
+            if the recipe does not fit its data.
         FloatingPointError: If the loss stops being a number.
     """
     keras.utils.set_random_seed(seed)
     os.makedirs(workdir, exist_ok=True)
-    checkpoints.keep_settings(
-        dataclasses.asdict(recipe), os.path.join(workdir, "recipe.json")
-    )
+    record = os.path.join(workdir, "recipe.json")
+    settings = {**dataclasses.asdict(recipe), "seed": seed}
+    checkpoints.check_settings(settings, record)
     split = detection_data.load(
         recipe.dataset, recipe.images, recipe.train_split, data_dir
     )
@@ -119,6 +119,8 @@ def train(recipe, workdir, data_dir=None, seed=0):
     compile_detector(detector, recipe, steps)
     backup = checkpoints.Backup(os.path.join(workdir, "backup"))
     done = backup.restore(detector)
+    # Not before all that the recipe names has been found.
+    checkpoints.write_json(settings, record)
     log = os.path.join(workdir, "log.csv")
     checkpoints.cut_log(log, done)
     evaluation = Evaluation(recipe, eval_split, workdir)
@@ -178,8 +180,15 @@ def build(recipe, class_names):
     preset = f"nasnet_{recipe.backbone}_"
     (preset,) = (name for name in PRESETS if name.startswith(preset))
     encoder = detection.NASNetBackbone.from_preset(
-        preset, load_weights=bool(weights), image_shape=(size, size, 3)
+        preset, bool(weights), weights, image_shape=(size, size, 3)
     )
+    # KerasHub adds each scale to the next one, enlarged to twice its size.
+    coarsest = max(int(level[1:]) for level in encoder.pyramid_outputs)
+    if size % 2**coarsest:
+        raise ValueError(
+            f"`image_size` of a RetinaNet must be a multiple of {2**coarsest}. "
+            f"Received: {size}"
+        )
     freeze(encoder, recipe.train_from)
     if not recipe.train_batch_norm:
         freeze_batch_norms(encoder)
@@ -195,8 +204,11 @@ def build(recipe, class_names):
         len(class_names),
         bounding_box_format="xyxy",
         pre_logits_num_conv_layers=recipe.retinanet["head_layers"],
-        prediction_decoder=keras_hub.layers.NonMaxSuppression(
-            "xyxy", from_logits=True, confidence_threshold=0.05
+        prediction_decoder=detection.NamedNonMaxSuppression(
+            class_names,
+            bounding_box_format="xyxy",
+            from_logits=True,
+            confidence_threshold=0.05,
         ),
     )
     # At first hardly any place has an object, and boxes are where anchors are,
@@ -293,7 +305,9 @@ class Evaluation(keras.callbacks.Callback):
             pixels = np.round((images[i] + 1) * 127.5).astype("uint8")
             drawn.append(np.asarray(pictures.draw(pixels, detections)))
         with self.writer.as_default():
-            tf.summary.image("found", drawn, epoch, max_outputs=DRAWN)
+            # Not a list, of which TensorFlow makes 32-bit numbers, and of
+            # these black pictures.
+            tf.summary.image("found", np.stack(drawn), epoch, max_outputs=DRAWN)
         self.writer.flush()
 
 

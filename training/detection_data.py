@@ -12,6 +12,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from keras_nasnet.detection.pictures import WHOLE
+from keras_nasnet.images import load_whole_image
+
 AUTOTUNE = tf.data.AUTOTUNE
 SHUFFLED = 2_000
 # Boxes of which less than this share is left in a crop are left out.
@@ -64,7 +67,8 @@ def load_coco(path, images):
     """Loads a COCO-format file.
 
     What has no area, and crowds, are not trained on; pycocotools knows what to
-    do with them.
+    do with them. Boxes are in pixels of images that are turned upright by
+    their EXIF tags.
 
     Args:
         path: Path of the `.json` file.
@@ -76,11 +80,20 @@ def load_coco(path, images):
     Raises:
         ValueError: If a record cannot be used. The message names it.
     """
+    if images is None:
+        raise ValueError(f"`images` must be the folder of the images of {path}")
     with open(path) as file:
-        data = json.load(file)
+        try:
+            data = json.load(file)
+        except ValueError as error:
+            raise ValueError(f"{path} is not a JSON file: {error}") from None
     missing = {"images", "annotations", "categories"} - set(data)
     if missing:
         raise ValueError(f"{path} has no {', '.join(sorted(missing))}.")
+    _check_records(data, "categories", {"id": int, "name": str}, path)
+    number = (int, float)
+    fields = {"id": int, "file_name": str, "width": number, "height": number}
+    _check_records(data, "images", fields, path)
     categories = sorted(data["categories"], key=lambda c: c["id"])
     labels = {category["id"]: i for i, category in enumerate(categories)}
     found = {image["id"]: ([], []) for image in data["images"]}
@@ -92,10 +105,12 @@ def load_coco(path, images):
         left, top, width, height = annotation["bbox"]
         annotations.append(
             {
-                "area": width * height,
-                "iscrowd": 0,
                 **annotation,
+                # From 1 on: pycocotools takes 0 for no match.
+                "id": len(annotations) + 1,
                 "category_id": label,
+                "area": annotation.get("area") or width * height,
+                "iscrowd": int(bool(annotation.get("iscrowd"))),
             }
         )
         if width > 0 and height > 0 and not annotation.get("iscrowd"):
@@ -112,23 +127,24 @@ def load_coco(path, images):
             boxes, box_labels = found[image["id"]]
             yield {
                 "file": os.path.join(images, image["file_name"]),
+                "size": sizes[image["id"]],
                 "boxes": np.array(boxes, "float32").reshape(-1, 4),
                 "labels": np.array(box_labels, "int32"),
                 "id": image["id"],
             }
 
     def read(record):
-        image = tf.io.decode_image(
-            tf.io.read_file(record.pop("file")),
-            channels=3,
-            expand_animations=False,
+        image = tf.numpy_function(
+            _read_image, [record.pop("file"), record.pop("size")], tf.uint8
         )
+        image.set_shape((None, None, 3))
         return {**record, "image": image}
 
     dataset = tf.data.Dataset.from_generator(
         records,
         output_signature={
             "file": tf.TensorSpec((), tf.string),
+            "size": tf.TensorSpec((2,), tf.int32),
             "boxes": tf.TensorSpec((None, 4), tf.float32),
             "labels": tf.TensorSpec((None,), tf.int32),
             "id": tf.TensorSpec((), tf.int64),
@@ -147,6 +163,44 @@ def load_coco(path, images):
     )
 
 
+def _read_image(file, size):
+    """Reads an image by Pillow, whose errors name the file."""
+    image = load_whole_image(file.decode(), WHOLE)
+    found, expected = image.shape[1::-1], tuple(size.tolist())
+    if found != expected:
+        raise ValueError(
+            f"{file.decode()} is an image of {found} pixels, upright. Expected "
+            f"the width and height of its record: {expected}"
+        )
+    return image
+
+
+def _check_records(data, name, fields, path):
+    """Raises an error that names a record which cannot be used.
+
+    Args:
+        data: The dictionary of a COCO-format file.
+        name: Which list of it to check.
+        fields: Dictionary of the type (or types) of every needed field.
+        path: Path of the file.
+    """
+    if not data[name]:
+        raise ValueError(f"{path} has no {name}.")
+    known = set()
+    for record in data[name]:
+        for field, kind in fields.items():
+            if not isinstance(record.get(field), kind):
+                raise ValueError(
+                    f"{path}: a record of `{name}` has no usable `{field}`: "
+                    f"{record}"
+                )
+        if record["id"] in known:
+            raise ValueError(
+                f"{path}: two records of `{name}` have the same `id`: {record}"
+            )
+        known.add(record["id"])
+
+
 def _check(annotation, sizes, labels, path):
     """Raises an error that names an annotation which cannot be used."""
 
@@ -159,8 +213,13 @@ def _check(annotation, sizes, labels, path):
         refuse("is of an image that is not listed")
     if annotation.get("category_id") not in labels:
         refuse("is of a category that is not listed")
-    box = annotation.get("bbox", ())
-    if len(box) != 4 or not all(math.isfinite(n) for n in box):
+    box = annotation.get("bbox")
+    if (
+        not isinstance(box, list)
+        or len(box) != 4
+        or not all(isinstance(n, (int, float)) for n in box)
+        or not all(map(math.isfinite, box))
+    ):
         refuse("has no box of four numbers (left, top, width, height)")
     left, top, width, height = box
     if width < 0 or height < 0:
@@ -173,6 +232,9 @@ def _check(annotation, sizes, labels, path):
 
 def load_tfds(name, split, data_dir=None):
     """Loads a tfds data set with the objects of its images.
+
+    Crowds of COCO, and what VOC calls difficult, are not trained on. They are
+    crowds for pycocotools, to which it is no matter whether they are found.
 
     Args:
         name: Name of the data set, such as `"coco/2017"` or `"voc/2007"`.
@@ -198,12 +260,12 @@ def load_tfds(name, split, data_dir=None):
         # From shares (top, left, bottom, right) of the image.
         boxes = tf.gather(objects["bbox"], [1, 0, 3, 2], axis=1)
         boxes *= tf.tile(size[::-1], [2])
-        is_crowd = objects.get("is_crowd", tf.zeros_like(boxes[:, 0], bool))
+        is_object = ~_is_ignored(objects)
         return {
             "image": example["image"],
-            "boxes": tf.boolean_mask(boxes, ~is_crowd),
+            "boxes": tf.boolean_mask(boxes, is_object),
             "labels": tf.cast(
-                tf.boolean_mask(objects["label"], ~is_crowd), tf.int32
+                tf.boolean_mask(objects["label"], is_object), tf.int32
             ),
             "id": record["index"],
         }
@@ -217,9 +279,8 @@ def load_tfds(name, split, data_dir=None):
             index = int(index)
             images.append({"id": index, "height": height, "width": width})
             objects = example["objects"]
-            crowds = objects.get("is_crowd", [False] * len(objects["label"]))
-            for box, label, is_crowd in zip(
-                objects["bbox"], objects["label"], crowds
+            for box, label, is_ignored in zip(
+                objects["bbox"], objects["label"], _is_ignored(objects)
             ):
                 top, left, bottom, right = map(float, box)
                 box_width = (right - left) * width
@@ -237,7 +298,7 @@ def load_tfds(name, split, data_dir=None):
                             box_height,
                         ],
                         "area": box_width * box_height,
-                        "iscrowd": int(is_crowd),
+                        "iscrowd": int(is_ignored),
                     }
                 )
         return _coco_format(images, annotations, class_names)
@@ -248,6 +309,14 @@ def load_tfds(name, split, data_dir=None):
         lambda index, example: {"index": index, "example": example}
     )
     return Split(records, read, count, class_names, truth)
+
+
+def _is_ignored(objects):
+    """Tells which objects of tfds, tensors or arrays, need not be found."""
+    for name in ("is_crowd", "is_difficult"):
+        if name in objects:
+            return objects[name]
+    return objects["label"] < 0  # none
 
 
 def _coco_format(images, annotations, class_names):

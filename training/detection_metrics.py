@@ -64,14 +64,17 @@ def evaluate(truth, results):
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    if not results:
-        return dict.fromkeys(METRICS, 0.0)
     # Which it prints otherwise.
     with contextlib.redirect_stdout(io.StringIO()):
-        expected = COCO()
+        expected, found = COCO(), COCO()
         expected.dataset = truth
         expected.createIndex()
-        evaluation = COCOeval(expected, expected.loadRes(results), "bbox")
+        if results:
+            found = expected.loadRes(results)
+        else:  # which `loadRes()` cannot do with
+            found.dataset = {**truth, "annotations": []}
+            found.createIndex()
+        evaluation = COCOeval(expected, found, "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()

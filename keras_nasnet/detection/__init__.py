@@ -14,3 +14,4 @@ from keras_nasnet.detection.pictures import Detection
 from keras_nasnet.detection.pictures import detect
 from keras_nasnet.detection.pictures import draw
 from keras_nasnet.detection.pictures import is_detector
+from keras_nasnet.detection.suppression import NamedNonMaxSuppression

@@ -6,6 +6,7 @@ import keras
 import keras_hub
 
 from keras_nasnet import genotypes
+from keras_nasnet import pretrained
 from keras_nasnet.genotypes import NASNET_A
 from keras_nasnet.nasnet import NASNet
 from keras_nasnet.nasnet import NASNetLarge
@@ -13,11 +14,11 @@ from keras_nasnet.nasnet import NASNetMobile
 from keras_nasnet.nasnet import NASNetTiny
 from keras_nasnet.nasnet import feature_pyramid
 
-# Name of a preset -> factory of the network, name of its weights.
+# Names of a network and of its weights -> factory of the network.
 PRESETS = {
-    "nasnet_tiny_cifar10": (NASNetTiny, "cifar10"),
-    "nasnet_mobile_imagenet": (NASNetMobile, "imagenet"),
-    "nasnet_large_imagenet": (NASNetLarge, "imagenet"),
+    "nasnet_tiny_cifar10": NASNetTiny,
+    "nasnet_mobile_imagenet": NASNetMobile,
+    "nasnet_large_imagenet": NASNetLarge,
 }
 
 
@@ -89,33 +90,50 @@ class NASNetBackbone(keras_hub.models.FeaturePyramidBackbone):
         }
 
     @classmethod
-    def from_preset(cls, preset, load_weights=True, **kwargs):
+    def from_preset(cls, preset, load_weights=True, weights=None, **kwargs):
         """Builds a published network, or loads a folder of KerasHub.
 
         Args:
             preset: `"nasnet_tiny_cifar10"`, `"nasnet_mobile_imagenet"`,
                 `"nasnet_large_imagenet"`, or what KerasHub takes as a preset.
-            load_weights: Whether to load the trained weights.
+            load_weights: Whether to load trained weights.
+            weights: What to load in the place of the published weights of one
+                of the three networks: what its factory takes, such as a path.
             **kwargs: Other arguments of the backbone.
 
         Returns:
             A `NASNetBackbone`.
+
+        Raises:
+            ValueError: If `weights` cannot be used.
         """
         if preset not in PRESETS:
+            if weights is not None:
+                raise ValueError(
+                    f"`weights` are for {', '.join(PRESETS)}. "
+                    f"Received: preset={preset!r}, weights={weights!r}"
+                )
             return super().from_preset(preset, load_weights, **kwargs)
-        factory, weights = PRESETS[preset]
-        settings = dict(factory.settings)
+        factory = PRESETS[preset]
+        settings = {**factory.settings, **kwargs}
         del settings["default_size"]
-        backbone = cls(**{**settings, **kwargs})
-        if load_weights:
-            network = factory(
+        if not load_weights:
+            return cls(**settings)
+        network, _, published = preset.rpartition("_")
+        source = pretrained.find(network, weights or published, False)
+        # The published ones come with the padding of the presets.
+        if pretrained.is_tf_slim(source):
+            settings.setdefault("pool_padding", "same")
+        backbone = cls(**settings)
+        backbone.set_weights(
+            factory(
                 backbone.image_shape,
                 include_top=False,
-                weights=weights,
+                weights=source,
                 genotype=backbone.genotype,
                 **backbone.settings,
-            )
-            backbone.set_weights(network.get_weights())
+            ).get_weights()
+        )
         return backbone
 
 

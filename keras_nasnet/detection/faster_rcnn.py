@@ -38,8 +38,9 @@ class FasterRCNN(keras.Model):
     `"boxes"`, `(images, boxes, 4)`, corners `(left, top, right, bottom)` in
     pixels, and of `"labels"`, `(images, boxes)`, integers from 0. Images with
     fewer boxes are filled up with -1. Images of several sizes are filled up on
-    the right and at the bottom. `predict()` returns a dictionary of `"boxes"`,
-    `"labels"` and `"scores"`, the surest first and filled up with -1.
+    the right and at the bottom, in all batches to one size. `predict()` returns
+    a dictionary of `"boxes"`, `"labels"` and `"scores"`, the surest first and
+    filled up with -1.
 
     Args:
         backbone: A network of this package whose cells read the two cells
@@ -47,9 +48,9 @@ class FasterRCNN(keras.Model):
         num_classes: Integer, number of classes of objects.
         anchor_sizes: Sizes of the anchors in pixels, about those of objects.
         aspect_ratios: Ratios of height to width of the anchors.
-        anchor_strides: Integer, pixels between anchors: a multiple of the
-            pixels between features. `None` is as dense as the features, which
-            is 16 pixels for networks of photographs.
+        anchor_strides: Integer, pixels between anchors: the pixels between
+            features times a power of two. `None` is as dense as the features,
+            which is 16 pixels for networks of photographs.
         proposals: Integer, number of regions that are classified.
         region_size: Integer, height and width of the features of a region.
         region_samples: Integer, number of regions to learn from, per image.
@@ -65,7 +66,9 @@ class FasterRCNN(keras.Model):
 
     Call arguments:
         inputs: Images `(images, height, width, 3)` as the backbone takes
-            them, height and width known and multiples of the anchors' strides.
+            them, of any known height and width. Inside, they are filled up
+            with zeros on the right and at the bottom to a multiple of the
+            anchors' strides.
 
     Returns:
         A dictionary of `"boxes"`, `(images, max_detections, 4)`, `"labels"`
@@ -124,10 +127,12 @@ class FasterRCNN(keras.Model):
             backbone
         )
         anchor_strides = anchor_strides or self.strides
-        if anchor_strides % self.strides:
+        # All that KerasHub's anchors can be apart.
+        doublings = math.log2(max(1, anchor_strides) / self.strides)
+        if doublings < 0 or doublings % 1:
             raise ValueError(
-                f"`anchor_strides` must be a multiple of {self.strides}, the "
-                "pixels between the features of `backbone`. "
+                f"`anchor_strides` must be {self.strides}, the pixels between "
+                "the features of `backbone`, times a power of two. "
                 f"Received: anchor_strides={anchor_strides}"
             )
         self.num_classes = num_classes
@@ -146,12 +151,12 @@ class FasterRCNN(keras.Model):
         if not train_batch_norm:
             freeze_batch_norms(self.backbone)
         self._add_heads()
-        level = math.log2(anchor_strides)
+        level = round(math.log2(anchor_strides))
         self.anchor_generators = [
             keras_hub.layers.AnchorGenerator(
                 "xyxy",
-                min_level=round(level),
-                max_level=round(level),
+                min_level=level,
+                max_level=level,
                 num_scales=1,
                 aspect_ratios=list(self.aspect_ratios),
                 anchor_size=size / anchor_strides,
@@ -206,8 +211,8 @@ class FasterRCNN(keras.Model):
             layer.build((None, channels))
 
     def call(self, inputs, training=False):
-        self._check_size(inputs.shape)
-        current, previous = self.trunk(inputs, training=training)
+        images = self._filled_up(inputs)
+        current, previous = self.trunk(images, training=training)
         features = ops.concatenate([current, previous], axis=-1)
         hidden = self.proposer(features)
         anchors = math.prod(hidden.shape[1:3])
@@ -231,6 +236,7 @@ class FasterRCNN(keras.Model):
             A tensor `(anchors, 4)`: row by row, place by place, all sizes and
             for each of them all aspect ratios.
         """
+        images = self._filled_up(images)
         sizes = [
             ops.reshape(boxes, (-1, len(self.aspect_ratios), 4))
             for generator in self.anchor_generators
@@ -395,6 +401,28 @@ class FasterRCNN(keras.Model):
             _box_loss(expected, deltas[..., 0, :], is_positive, is_used),
         )
 
+    def make_predict_function(self, force=False):
+        make = super().make_predict_function
+        if keras.config.backend() != "tensorflow":
+            return make(force)
+        if self.predict_function is not None and not force:
+            return
+        functions = {}
+
+        # For every size of images one. Keras lets TensorFlow make one for all,
+        # in which heights and widths are unknown.
+        def predict(data):
+            images = keras.tree.flatten(data)[0]
+            # Unknown where they are spread over devices.
+            size = tuple(getattr(images, "shape", ())[1:3])
+            if size not in functions:
+                make(force=True)
+                functions[size] = self.predict_function
+                self.predict_function = predict
+            return functions[size](data)
+
+        self.predict_function = predict
+
     def predict_step(self, *args):
         outputs = super().predict_step(*args)
         if keras.config.backend() == "jax":
@@ -426,14 +454,24 @@ class FasterRCNN(keras.Model):
         backbone = keras.saving.deserialize_keras_object(config["backbone"])
         return cls(**{**config, "backbone": backbone})
 
-    def _check_size(self, shape):
-        strides = self.anchor_strides
-        if None in shape[1:3] or any(n % strides for n in shape[1:3]):
+    def _filled_up(self, images):
+        """Fills images up to whole places of anchors.
+
+        Of other sizes, the cells of a network round up, its stem down, and
+        their padding moves by up to half a place: features would not be where
+        anchors and regions are taken to be.
+        """
+        size = images.shape[1:3]
+        if None in size:
             raise ValueError(
-                f"Images must have a known height and width, multiples of "
-                f"{strides} pixels; fill them up on the right and at the "
-                f"bottom. Received: images of shape {tuple(shape)}"
+                "Images must have a known height and width, and all those of "
+                "training the same. "
+                f"Received: images of shape {tuple(images.shape)}"
             )
+        below, right = (-n % self.anchor_strides for n in size)
+        if not below and not right:
+            return images
+        return ops.pad(images, [[0, 0], [0, below], [0, right], [0, 0]])
 
 
 def _reshape(x, *shape):

@@ -10,8 +10,10 @@ from keras_nasnet.detection.faster_rcnn import FasterRCNN
 from keras_nasnet.images import load_whole_image
 from keras_nasnet.preprocessing import preprocess_input
 
-# Pixels of the shorter side to which larger images are reduced.
+# Pixels of the shorter side to which larger pictures are reduced.
 DRAWN_SIDE = 800
+# More than the shorter side of any image that Pillow opens.
+WHOLE = 100_000
 COLOURS = (
     "#e6194b",
     "#3cb44b",
@@ -47,15 +49,15 @@ def detect(detector, path, min_score=0.5):
         min_score: Float, lowest score of what is returned.
 
     Returns:
-        A list of `Detection`, the surest first, and the image they are in as a
-        `uint8` array `(height, width, 3)`, which may be smaller than the file.
+        A list of `Detection`, the surest first, and the image they are in,
+        turned upright, as a `uint8` array `(height, width, 3)`.
 
     Raises:
         ValueError: If the image cannot be read, or if it is not known what
             size of images the detector is for.
     """
     side = image_side(detector)
-    image = load_whole_image(path, max(side, DRAWN_SIDE))
+    image = load_whole_image(path, WHOLE)
     pixels, factor = fit(image, side)
     found = find(detector, preprocess_input(pixels[None]))
     limits = np.array([*image.shape[1::-1]] * 2)
@@ -128,8 +130,13 @@ def image_side(detector):
 
 def names_of(detector):
     """Returns the names of a detector's classes, made up where unknown."""
-    names = getattr(detector, "class_names", None)
-    return names or [f"class {i}" for i in range(detector.num_classes)]
+    # KerasHub's detectors have no place for them but what decodes labels.
+    decoder = getattr(detector, "prediction_decoder", None)
+    for layer in (detector, decoder):
+        names = getattr(layer, "class_names", None)
+        if names:
+            return names
+    return [f"class {i}" for i in range(detector.num_classes)]
 
 
 def fit(image, side):
@@ -163,7 +170,7 @@ def draw(image, detections):
 
     Returns:
         A Pillow image, at least 400 pixels wide or high so that names can be
-        read.
+        read. Larger images are reduced to 800 pixels of the shorter side.
     """
     from PIL import Image
     from PIL import ImageDraw
@@ -171,7 +178,8 @@ def draw(image, detections):
 
     picture = Image.fromarray(image)
     factor = max(1, -(-400 // max(picture.size)))
-    picture = picture.resize([n * factor for n in picture.size])
+    factor = min(factor, DRAWN_SIDE / min(picture.size))
+    picture = picture.resize([max(1, round(n * factor)) for n in picture.size])
     canvas = ImageDraw.Draw(picture)
     font = ImageFont.load_default(max(12, max(picture.size) // 45))
     # The surest last, on top of the others.

@@ -1,9 +1,48 @@
-"""Non-maximum suppression for batches of any size."""
+"""Non-maximum suppression: for batches of any size, and with names."""
 
 import keras
+import keras_hub
 from keras import ops
 
 from keras_nasnet.detection.targets import gather
+
+
+@keras.saving.register_keras_serializable("keras_nasnet")
+class NamedNonMaxSuppression(keras_hub.layers.NonMaxSuppression):
+    """The layer of KerasHub, which also knows what its labels are called.
+
+    KerasHub's detectors have no place for the names of classes. As their
+    `prediction_decoder`, this layer keeps them in the detector's file.
+
+    As KerasHub has it, a box has one class, that of its highest score, and
+    boxes suppress each other whatever their classes are. Of two objects of
+    different classes that overlap by more than `iou_threshold`, only the surer
+    one is found. `FasterRCNN` suppresses class by class.
+
+    Args:
+        class_names: List of the names of the classes.
+        **kwargs: Arguments of `keras_hub.layers.NonMaxSuppression`.
+
+    Example:
+
+    ```python
+    detector = keras_hub.models.RetinaNetObjectDetector(
+        keras_hub.models.RetinaNetBackbone(backbone, 3, 7, use_p5=False),
+        num_classes=2,
+        bounding_box_format="xyxy",
+        prediction_decoder=keras_nasnet.detection.NamedNonMaxSuppression(
+            ["cat", "dog"], bounding_box_format="xyxy", from_logits=True
+        ),
+    )
+    ```
+    """
+
+    def __init__(self, class_names, **kwargs):
+        super().__init__(**kwargs)
+        self.class_names = list(class_names)
+
+    def get_config(self):
+        return {**super().get_config(), "class_names": self.class_names}
 
 
 def suppress(boxes, scores, overlap, min_score, count):
