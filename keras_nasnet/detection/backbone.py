@@ -121,8 +121,8 @@ class NASNetBackbone(keras_hub.models.FeaturePyramidBackbone):
             return cls(**settings)
         network, _, published = preset.rpartition("_")
         source = pretrained.find(network, weights or published, False)
-        # The published ones come with the padding of the presets.
-        if pretrained.is_tf_slim(source):
+        # Zeros are the default; those who train with "same" need it here too.
+        if pretrained.pool_padding(source) == "same":
             settings.setdefault("pool_padding", "same")
         backbone = cls(**settings)
         backbone.set_weights(
