@@ -167,10 +167,10 @@ class TestRay:
 
     @pytest.mark.slow
     def test_two_searches_at_once(self, tmp_path):
-        folders = [tmp_path / "a", tmp_path / "b"]
-        processes = [start(folder) for folder in folders]
-        wait_for(lambda: notes(folders[0]) or processes[0].poll())
-        output = finish(start(folders[0]), code=1)
+        folders = [tmp_path / name for name in ("a", "b", "taken")]
+        with History(POLICIES["random"](run_search.SPACE), folders[2]):
+            processes = [start(folder) for folder in folders]
+            output = finish(processes.pop(), code=1)
         assert "Another process searches in" in output
         for process, folder in zip(processes, folders):
             finish(process)
