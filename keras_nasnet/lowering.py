@@ -22,6 +22,7 @@ from keras_nasnet.operations import Operation
 from keras_nasnet.operations import Pool2D
 from keras_nasnet.regularization import AuxiliaryHead
 from keras_nasnet.regularization import DropPath
+from keras_nasnet.separable import SeparableConv2D
 
 
 def fuse(model):
@@ -429,6 +430,7 @@ TRACERS = {
     DropPath: _trace_nothing,
     FactorizedReduction: _trace_reduction,
     Pool2D: _trace_pool2d,
+    SeparableConv2D: _trace_separable,
     layers.Activation: _trace_activation,
     layers.AveragePooling2D: _trace_keras_pool,
     layers.BatchNormalization: _trace_norm,

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_nasnet.hardware import is_tensorflow_on_cpu
+
 
 def freeze_batch_norms(model):
     """Makes all batch norms of a model keep their statistics and weights.
@@ -68,8 +70,10 @@ class BatchNorm(keras.layers.BatchNormalization):
             return inputs * scale + (self.beta - self.moving_mean * scale)
         import tensorflow as tf
 
+        # A CPU takes twice as long in 16 bits.
+        is_slow = self.compute_dtype != "float32" and is_tensorflow_on_cpu()
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-            inputs,
+            tf.cast(inputs, "float32") if is_slow else inputs,
             scale=ops.cast(self.gamma, "float32"),
             offset=ops.cast(self.beta, "float32"),
             epsilon=self.epsilon,
@@ -83,7 +87,7 @@ class BatchNorm(keras.layers.BatchNormalization):
             (self.moving_variance, variance),
         ):
             moving.assign_sub((moving - value) * (1 - self.momentum))
-        return outputs
+        return tf.cast(outputs, self.compute_dtype)
 
     def _is_plain(self, inputs):
         """Tells whether this is what the networks of this package need."""

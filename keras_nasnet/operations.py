@@ -19,6 +19,7 @@ from keras_nasnet.checks import check_pool_padding
 from keras_nasnet.checks import check_positive
 from keras_nasnet.checks import check_strides
 from keras_nasnet.genotypes import OPERATION_NAMES
+from keras_nasnet.separable import SeparableConv2D
 
 
 class Operation(Chain):
@@ -266,7 +267,7 @@ class SeparableConvolution(KernelOperation):
     def separable_conv(self, name, strides):
         """Returns a separable convolution without bias."""
         regularizer = conv_regularizer(self.weight_decay)
-        return keras.layers.SeparableConv2D(
+        return SeparableConv2D(
             self.filters,
             self.kernel_size,
             strides=strides,
