@@ -1,15 +1,27 @@
 """What all measurements have in common: turns, medians, ratios, reports."""
 
+import contextlib
 import os
 import platform
 import statistics
 import time
+from importlib import metadata
 
 import keras
-import numpy as np
 
 PEER = "keras.applications"
 OURS = "keras_nasnet"
+# What a measurement depends on, as far as it is installed.
+PACKAGES = (
+    "keras",
+    "numpy",
+    "tensorflow",
+    "ai-edge-litert",
+    "onnxruntime",
+    "openvino",
+    "timm",
+    "torch",
+)
 
 
 def in_turns(functions, rounds):
@@ -75,9 +87,14 @@ def machine():
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "backend": keras.config.backend(),
-        "keras": keras.__version__,
-        "numpy": np.__version__,
+        **dict(_versions()),
     }
+
+
+def _versions():
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            yield package, metadata.version(package)
 
 
 def _processor():

@@ -42,6 +42,8 @@ NETWORKS = {
         ((224, 224),),
     ),
 }
+# Networks to be compiled as well.
+COMPILED = ("cifar_zero", "imagenet_same")
 
 
 def trained_network():
@@ -61,6 +63,9 @@ def outputs(folder):
             results[f"{name} {height}x{width}"] = run(
                 model, images(2, height, width, 3)
             )
+        if name in COMPILED:
+            infer = keras_nasnet.compile_inference(model)
+            results[f"{name}, compiled"] = infer(images(2, *sizes[0], 3))
     return results
 
 

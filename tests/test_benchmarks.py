@@ -10,16 +10,18 @@ import keras
 import numpy as np
 import pytest
 
-import keras_nasnet
 from tests.commands import run_command
 from tests.networks import images
 from tests.networks import randomize
 from tests.networks import small_network
+from tests.runs import CLASS_NAMES
+from tests.runs import write_pictures
 
 pytest.importorskip("tensorflow")
 from benchmarks import comparison  # noqa: E402
 from benchmarks import latency  # noqa: E402
 from benchmarks import memory  # noqa: E402
+from benchmarks import precision  # noqa: E402
 from benchmarks import search_efficiency  # noqa: E402
 from benchmarks import search_scale  # noqa: E402
 from benchmarks import startup  # noqa: E402
@@ -119,14 +121,45 @@ class TestTraining:
         assert losses[0] != losses[1]
         assert np.isfinite(losses).all()
 
-    def test_mixed_precision(self, monkeypatch):
-        monkeypatch.setattr(keras_nasnet, "NASNetMobile", small_network)
-        model = training.in_bfloat16()
+    def test_mixed_precision(self):
+        model = training.in_bfloat16(small_network)()
         assert model.get_layer("cell_0").compute_dtype == "bfloat16"
         assert keras.config.dtype_policy().name == "float32"
 
     def test_pipeline(self):
         assert training.pipeline_rate(batch_size=8, batches=3) > 0
+
+
+class TestPrecision:
+    def test_losses_of_single_steps(self):
+        losses = precision.Losses()
+        for batch, mean in enumerate([2.0, 3.0, 2.5]):
+            losses.on_train_batch_end(batch, {"loss": mean})
+        assert losses.values == [2.0, 4.0, 1.5]
+
+    def test_report(self, tmp_path, monkeypatch, capsys):
+        def train(is_mixed, seed, data, held_out, steps):
+            return [2.0 - is_mixed] * steps, 0.5
+
+        split = types.SimpleNamespace(dataset=None)
+        monkeypatch.setattr(precision, "train", train)
+        monkeypatch.setattr(precision.datasets, "load", lambda *_: split)
+        for name in ("cifar_train", "cifar_eval"):
+            monkeypatch.setattr(
+                precision.datasets, name, lambda *_, **settings: None
+            )
+        write_pictures(tmp_path / "images", 3)
+        run_command(
+            precision,
+            f"--out={tmp_path / 'losses.png'}",
+            f"--photographs={tmp_path / 'images' / CLASS_NAMES[0]}",
+            f"--json={tmp_path / 'numbers.json'}",
+        )
+        assert (tmp_path / "losses.png").stat().st_size > 1000
+        numbers = json.loads((tmp_path / "numbers.json").read_text())
+        assert numbers["mixed bfloat16"]["loss"] == [1.0] * 500
+        assert numbers["agreement"]["photographs"] == 3
+        assert "of 3 images" in capsys.readouterr().out
 
 
 class TestMemory:

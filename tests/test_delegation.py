@@ -54,6 +54,19 @@ def test_network_of_all_operations(integer, pool_padding):
         assert set(pools) == {"max"}
 
 
+@pytest.mark.parametrize("library", ["keras", "tf_keras"])
+def test_twin_of_all_operations(library):
+    library = pytest.importorskip(library)
+    model = small_network((33, 30, 3), genotype=ALL_OPERATIONS)
+    randomize(model)
+    twin = lower(model, integer=True, keep_norms=True, library=library)
+    x = images(2, 33, 30, 3)
+    outputs = twin.predict(x, verbose=0)
+    assert relative_difference(outputs, run(model, x)) < 1e-4
+    norms = library.layers.BatchNormalization
+    assert any(isinstance(layer, norms) for layer in twin.layers)
+
+
 def test_reductions_of_a_twin_for_training():
     # There batch norms stay behind convolutions, and ReLUs behind them.
     model = randomize(small_network((33, 30, 3)))
