@@ -32,11 +32,14 @@ def lower(model, integer=False, keep_norms=False, **settings):
         integer: As in `delegable()`.
         keep_norms: Whether batch norms stay, for training.
         **settings: As in `emit()`.
+
+    Whatever the model computes in, the new one computes in float32: files
+    for phones are quantised from there.
     """
     model = as_functional(model)
     inputs, outputs = trace(model)
     outputs = delegable(simplify(outputs, keep_norms), integer)
-    return emit(inputs, outputs, like=model, **settings)
+    return emit(inputs, outputs, like=model, dtype="float32", **settings)
 
 
 def delegable(outputs, integer=False):

@@ -8,6 +8,7 @@ from keras_nasnet.classifier import Classifier
 from keras_nasnet.graph import Node
 from keras_nasnet.graph import in_order
 from keras_nasnet.operations import Pool2D
+from keras_nasnet.supported import activation_name
 
 
 def emit(inputs, outputs, like, library=keras, dtype=None, batch_size=None):
@@ -115,16 +116,30 @@ class _Emitter:
             **settings,
         )
 
-    def dense(self, node, x, activation, class_names):
+    def dense(self, node, x, activation, is_classifier, class_names):
         kernel, bias = node.weights["kernel"], node.weights["bias"]
-        settings = {"activation": activation, "dtype": self.dense_dtype}
+        settings = {
+            "activation": self.activation(node, activation),
+            "dtype": self.dense_dtype,
+        }
         kind = "Dense"
-        if class_names and self.library is keras:
+        if is_classifier and self.library is keras:
             kind = Classifier
             settings["class_names"] = class_names
         return self.layer(
             kind, node, x, len(bias), weights=[kernel, bias], **settings
         )
+
+    def activation(self, node, function):
+        if self.library is keras:
+            return function
+        name = activation_name(function)
+        if name is None or not hasattr(self.library.activations, name):
+            raise ValueError(
+                f"Layer {node.name!r} has the activation {function!r}, which "
+                f"{self.library.__name__} does not have."
+            )
+        return name
 
     def norm(self, node, x, **settings):
         order = ("gamma", "beta", "mean", "variance")

@@ -5,7 +5,7 @@ Operations and the attributes and weights that they have:
     input       shape, dtype
     conv        strides, padding, dilation_rate, activation; kernel, bias
     depthwise   strides, padding, dilation_rate, activation; kernel, bias
-    dense       activation, class_names; kernel, bias
+    dense       activation, is_classifier, class_names; kernel, bias
     norm        epsilon, momentum; gamma, beta, mean, variance
     group_norm  groups, epsilon; gamma, beta
     pool        mode, size, strides, padding ("same", "valid" or "zero")

@@ -34,8 +34,12 @@ def fuse(model):
     result is for inference: drop path and dropout are gone, and so are the
     batch norms that training needs.
 
-    Layers with the names of cells hold what the cells put out: as it is if
-    the model returns it, else after the ReLU through which it is read.
+    What a cell puts out is the output of the layer with the cell's name. It
+    is as in `model` if the model returns it too, or adds it to a shortcut
+    (`cell_residual`); else it is what everything reads of it, the output
+    after a ReLU. Only cells that pass their states on one by one
+    (`concat_outputs=False`) have no layer of their name. The layer behind the
+    last cell, `final_relu`, is one with that cell.
 
     Args:
         model: A functional or sequential model with layers of this package.
@@ -55,10 +59,32 @@ def fuse(model):
     >>> image = np.ones((1, 32, 32, 3))
     >>> np.allclose(fused(image), model(image), atol=1e-4)
     True
+    >>> cell = fused.get_layer("cell_0")
+    >>> features = keras.Model(fused.input, cell.output)
+    >>> expected = keras.Model(model.input, model.get_layer("cell_0").output)
+    >>> np.allclose(features(image), np.maximum(expected(image), 0), atol=1e-4)
+    True
     """
     model = as_functional(model)
     inputs, outputs = trace(model)
-    return emit(inputs, simplify(outputs, keep_cells=True), like=model)
+    return emit(
+        inputs,
+        simplify(outputs, keep_cells=True),
+        like=model,
+        dtype=_dtype_policy(model),
+    )
+
+
+def _dtype_policy(model):
+    """Returns in what a model computes, `None` if it has no weights."""
+    for layer in model.layers:
+        if getattr(layer, "layers", None):
+            policy = _dtype_policy(layer)
+        else:
+            policy = layer.dtype_policy if layer.weights else None
+        if policy:
+            return policy
+    return None
 
 
 def as_functional(model):
@@ -143,12 +169,24 @@ def _trace_model(model, inputs):
 def _trace_call(call, args, kwargs):
     operation = call.operation
     if getattr(operation, "inputs", None):  # a model inside the model
-        return _trace_model(operation, tree.flatten(args[0]))
+        return _trace_model(operation, tree.flatten(_read(args, kwargs)))
     if isinstance(operation, layers.Layer):
-        traced = _trace_layer(operation, args[0], operation.name)
+        inputs = _read(args, kwargs)
+        traced = _trace_layer(operation, inputs, operation.name)
         if traced is not None:
             return traced
     return _opaque(call, args, kwargs)
+
+
+def _read(args, kwargs):
+    """Returns what a layer is applied to, also as `layer(inputs=x)`."""
+    if args:
+        return args[0]
+    return next(
+        value
+        for value in kwargs.values()
+        if any(isinstance(x, Node) for x in tree.flatten(value))
+    )
 
 
 def _opaque(call, args, kwargs):
@@ -232,10 +270,12 @@ def _trace_separable(layer, x, name):
 
 
 def _trace_activation(layer, x, name):
-    activation = layer.get_config()["activation"]
-    if activation == "linear":
+    # Not by name: a function of the user's may have the same.
+    if layer.activation is keras.activations.linear:
         return x
-    return _relu(x, f"{name}_relu") if activation == "relu" else None
+    if layer.activation is keras.activations.relu:
+        return _relu(x, f"{name}_relu")
+    return None
 
 
 def _trace_relu(layer, x, name):
@@ -332,7 +372,8 @@ def _trace_dense(layer, x, name):
         layer.units,
         name,
         {"kernel": _array(layer.kernel), "bias": _array(layer.bias)},
-        activation=layer.get_config()["activation"],
+        activation=layer.activation,
+        is_classifier=isinstance(layer, Classifier),
         class_names=getattr(layer, "class_names", None),
     )
 

@@ -7,6 +7,8 @@ from hypothesis import Phase
 from hypothesis import given
 from hypothesis import settings
 
+from keras_nasnet import Block
+from keras_nasnet import CellGenotype
 from keras_nasnet import Genotype
 from keras_nasnet.delegation import delegable
 from keras_nasnet.delegation import lower
@@ -96,6 +98,28 @@ def test_other_small_convolutions_stay():
     x = images(2, 5, 5, 3)
     for found, expected in zip(run(flat, x), run(model, x)):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+# Twice a pool is a scale, which the layers that read it make up for.
+DOUBLED = CellGenotype(
+    [
+        Block(("avg_pool_3x3", 1), ("avg_pool_3x3", 1)),
+        Block(("sep_conv_3x3", 0), ("identity", 0)),
+    ]
+)
+
+
+@pytest.mark.parametrize("behind", ["cell_2", "final_relu"])
+def test_dense_layer_behind_flattened_features(behind):
+    """No rewrite changes the order of the channels that it reads."""
+    genotype = Genotype(DOUBLED, DOUBLED)
+    trunk = small_network(genotype=genotype, include_top=False)
+    x = keras.layers.Flatten()(trunk.get_layer(behind).output)
+    model = randomize(keras.Model(trunk.input, keras.layers.Dense(3)(x)))
+    x = images(2, 32, 32, 3)
+    for integer in (False, True):
+        flat = lower(model, integer)
+        assert relative_difference(run(flat, x), run(model, x)) < 1e-4
 
 
 @settings(REPRODUCIBLE, max_examples=10, phases=[Phase.generate])

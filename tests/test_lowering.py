@@ -121,6 +121,19 @@ def test_fused_network_keeps_names():
         assert relative_difference(found, np.maximum(output, 0)) < 1e-4
 
 
+def test_residual_cells_keep_their_outputs():
+    model = randomize(small_network(cell_residual=True))
+    fused = fuse(model)
+    x = images(2, 32, 32, 3)
+    cells = (model.get_layer("cell_0"), fused.get_layer("cell_0"))
+    expected, found = (
+        run(keras.Model(whole.input, cell.output), x)
+        for whole, cell in zip((model, fused), cells)
+    )
+    assert expected.min() < 0
+    assert relative_difference(found, expected) < 1e-4
+
+
 def test_cell_that_the_model_returns_keeps_its_output():
     model = randomize(small_network())
     cell = model.get_layer("cell_1")
@@ -190,6 +203,44 @@ def test_network_inside_another_model():
     )
     fused = check_same(model, images(2, 32, 32, 3))
     assert "cell_0" in {layer.name for layer in fused.layers}
+
+
+def test_layers_that_were_called_by_keyword():
+    trunk = randomize(small_network(include_top=False, pooling="avg"))
+    image = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(3, 3, padding="same")(inputs=image)
+    x = keras.layers.Dense(4)(inputs=trunk(inputs=x))
+    fused = check_same(keras.Model(image, x), images(2, 32, 32, 3))
+    assert "cell_0" in {layer.name for layer in fused.layers}
+
+
+def test_functions_of_the_user_stay():
+    def relu(x):
+        return 3 * x
+
+    trunk = randomize(small_network(include_top=False))
+    x = keras.layers.Conv2D(6, 1, activation=relu)(trunk.output)
+    x = keras.layers.Activation(relu)(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    x = keras.layers.Dense(4, activation=relu)(x)
+    check_same(keras.Model(trunk.input, x), images(2, 32, 32, 3))
+
+
+@pytest.mark.parametrize("chosen", [None, "mixed_float16"])
+def test_precision_is_that_of_the_model(chosen):
+    """Whatever Keras' default is when a model is fused."""
+    policy = keras.config.dtype_policy()
+    try:
+        keras.config.set_dtype_policy(chosen or policy)
+        model = small_network()
+        keras.config.set_dtype_policy(policy if chosen else "mixed_float16")
+        fused = fuse(model)
+    finally:
+        keras.config.set_dtype_policy(policy)
+    for name in ("cell_0", "avg_pool", "predictions"):
+        found = fused.get_layer(name).dtype_policy.name
+        assert found == model.get_layer(name).dtype_policy.name
+    assert isinstance(fused.get_layer("predictions"), keras_nasnet.Classifier)
 
 
 def test_fused_network_can_be_saved(tmp_path):
