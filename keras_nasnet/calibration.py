@@ -7,11 +7,19 @@ import numpy as np
 from keras_nasnet.answers import read_pixels
 from keras_nasnet.images import EXTENSIONS
 from keras_nasnet.inference import takes_pixels
+from keras_nasnet.inference import takes_scaled
 
 
 def normalization_of(model):
-    """Returns mean and standard deviation that make pixels a model's input."""
-    return (0.0, 1.0) if takes_pixels(model) else (127.5, 127.5)
+    """Returns mean and standard deviation that make pixels a model's input.
+
+    Returns:
+        A tuple of floats; `None` if other layers than ours read the image,
+        so that it is not known what they expect.
+    """
+    if takes_pixels(model):
+        return (0.0, 1.0)
+    return (127.5, 127.5) if takes_scaled(model) else None
 
 
 def value_range(normalization):

@@ -53,7 +53,8 @@ class _Emitter:
         self.layers = library.layers
         self.dtype = dtype
         self.batch_size = batch_size
-        self.dense_dtype = dtype and head_dtype(dtype)
+        # By name, because `tf_keras` has policies of its own.
+        self.dense_dtype = dtype and head_dtype(dtype).name
         self.tensors = {}
         self.names = set()
 

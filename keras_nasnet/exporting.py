@@ -109,5 +109,5 @@ def _noise(model):
     """Returns two images that the model takes."""
     size = [n or default_size(model) for n in model.input_shape[1:3]]
     shape = (2, *size, model.input_shape[-1])
-    limits = value_range(normalization_of(model))
+    limits = value_range(normalization_of(model) or (127.5, 127.5))
     return np.random.default_rng(0).uniform(*limits, shape).astype("float32")

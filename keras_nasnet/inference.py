@@ -5,6 +5,7 @@ import os
 import keras
 import numpy as np
 
+from keras_nasnet import heads
 from keras_nasnet.answers import best
 from keras_nasnet.answers import read_pixels
 from keras_nasnet.cells import Stem
@@ -113,12 +114,30 @@ def head(model):
 
 def class_names(model):
     """Returns the names of a model's classes, made up where unknown."""
-    layer = head(model)
+    return names_of(head(model))
+
+
+def names_of(layer):
+    """Returns the names of a classifier's classes, made up where unknown."""
     if layer.class_names:
         return layer.class_names
     if layer.units == 1000:
         return [name for _, name in imagenet_classes()]
     return [f"class {i}" for i in range(layer.units)]
+
+
+def known_names(model):
+    """Returns the names of the classes that a model's output is of.
+
+    Returns:
+        A list of strings, made up where unknown; `None` if the model does not
+        end in a `Classifier`.
+    """
+    place = heads.class_output(model)
+    if place is None:
+        return None
+    layer = heads.classifier_of(model.outputs[place])
+    return names_of(layer) if layer else None
 
 
 def default_size(model):
@@ -131,12 +150,40 @@ def default_size(model):
 
 def takes_pixels(model):
     """Whether a model scales pixels in [0, 255] itself."""
-    images = {id(tensor) for tensor in model.inputs}
-    return any(
-        isinstance(layer, keras.layers.Rescaling)
-        or (isinstance(layer, keras.Model) and takes_pixels(layer))
-        for layer in model.layers
-        # A nested model is applied to what is not its own input.
-        for node in layer._inbound_nodes
-        if any(id(x) in images for x in keras.tree.flatten(node.input_tensors))
+    return any(kind == "Rescaling" for kind, _ in _readers(model))
+
+
+def takes_scaled(model):
+    """Whether a model is known to take what `preprocess_input` returns."""
+    return all(
+        kind == "Stem" or "stem" in name for kind, name in _readers(model)
     )
+
+
+def _readers(model):
+    """Returns kinds and names of the layers that read the image."""
+    images = {id(tensor) for tensor in model.inputs}
+    found = set()
+    for layer in _operations(model):
+        for node in layer._inbound_nodes:
+            # A nested model is applied to what is not its own input.
+            if not images & set(
+                map(id, keras.tree.flatten(node.input_tensors))
+            ):
+                continue
+            # A twin of `tf_keras` wraps its layers, and rounds images first.
+            kind = type(getattr(layer, "layer", layer)).__name__
+            if getattr(layer, "inputs", None):
+                found |= _readers(layer)
+            elif kind == "QuantizeLayer":
+                images |= set(map(id, keras.tree.flatten(node.outputs)))
+            elif kind != "InputLayer":
+                found.add((kind, layer.name))
+    return found
+
+
+def _operations(model):
+    """Lists the layers of a model, and operations that are no layers."""
+    if isinstance(model, keras.Model):
+        return keras.Function(model.inputs, model.outputs).operations
+    return model.layers
