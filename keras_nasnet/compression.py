@@ -10,7 +10,10 @@ import importlib.util
 import keras
 import numpy as np
 
+from keras_nasnet import heads
 from keras_nasnet.delegation import lower
+from keras_nasnet.inference import known_names
+from keras_nasnet.supported import check_model
 
 
 def quantization_aware(model):
@@ -27,6 +30,9 @@ def quantization_aware(model):
 
     Raises:
         ImportError: If tensorflow-model-optimization is missing.
+        ValueError: If `model` is a detector, has no cells of this package,
+            more than one input or no known image size, or layers or
+            activations from elsewhere.
 
     Example:
 
@@ -66,6 +72,8 @@ def quantization_aware(model):
     with quantization.quantize_scope():
         quantized = quantization.quantize_apply(annotated)
     _copy_by_name(twin, quantized)
+    # The layers of a twin have no place for them.
+    quantized.class_names = known_names(heads.without_auxiliary_head(model))
     return quantized
 
 
@@ -85,6 +93,9 @@ def prune(model, schedule):
 
     Raises:
         ImportError: If tensorflow-model-optimization is missing.
+        ValueError: If `model` is a detector, has no cells of this package,
+            more than one input or no known image size, or layers or
+            activations from elsewhere.
     """
     tfmot, tf_keras = _libraries()
     layers = tf_keras.layers
@@ -117,6 +128,9 @@ def cluster(model, clusters):
 
     Raises:
         ImportError: If tensorflow-model-optimization is missing.
+        ValueError: If `model` is a detector, has no cells of this package,
+            more than one input or no known image size, or layers or
+            activations from elsewhere.
     """
     tfmot, _ = _libraries()
     clustering = tfmot.clustering.keras
@@ -167,6 +181,8 @@ def _libraries():
 def _twin(model, integer=False, library=None):
     """Lowers a model to standard layers with batch norms."""
     library = library or _libraries()[1]
+    check_model(model)
+    model = heads.without_auxiliary_head(model)
     return lower(model, integer, keep_norms=True, library=library)
 
 

@@ -15,6 +15,8 @@ from keras_nasnet import packing
 # Key of the metadata, in the model's table of such keys.
 KEY = "TFLITE_METADATA"
 LABELS_FILE = "labels.txt"
+# Names of outputs with a number for each class, by what the numbers are.
+PROBABILITY, LOGIT = "probability", "logit"
 # Identifies the schema, and the parser that all its fields here need.
 SCHEMA, PARSER_VERSION = b"M001", "1.0.0"
 # Numbers of enumerations and unions in the schema.
@@ -32,25 +34,38 @@ class Metadata(NamedTuple):
         normalization: Mean and standard deviation, or `None`.
         name: String, or `None`.
         licence: String, or `None`.
+        outputs: List of the names of the outputs in the order of the file,
+            or `None`.
     """
 
     labels: list | None = None
     normalization: tuple | None = None
     name: str | None = None
     licence: str | None = None
+    outputs: list | None = None
 
 
-def write(content, name, description, licence, normalization, labels=None):
+def write(
+    content,
+    name,
+    description,
+    normalization,
+    licence=None,
+    labels=None,
+    outputs=None,
+):
     """Adds metadata to a model.
 
     Args:
         content: Bytes of a TensorFlow Lite file.
         name: Name of the model.
         description: What it does, in a sentence.
-        licence: Name or text of its licence.
         normalization: Mean and standard deviation with which pixels in
             [0, 255] become the input.
+        licence: Optional name or text of its licence.
         labels: Optional list of the names of the classes.
+        outputs: Optional dictionary from the number of a tensor to the name
+            of the output that it is, for outputs with a number for each class.
 
     Returns:
         Bytes of a file with metadata in the place of what it had before.
@@ -63,7 +78,13 @@ def write(content, name, description, licence, normalization, labels=None):
     ]
     (graph,) = model.subgraphs
     described = _describe(
-        graph, name, description, licence, normalization, bool(labels)
+        graph,
+        name,
+        description,
+        normalization,
+        licence,
+        bool(labels),
+        outputs or {},
     )
     buffer = schema.BufferT()
     buffer.data = np.frombuffer(described, "uint8")
@@ -117,13 +138,16 @@ def read(path):
     return Metadata(labels)
 
 
-def _describe(graph, name, description, licence, normalization, has_labels):
+def _describe(
+    graph, name, description, normalization, licence, has_labels, names
+):
     """Returns a FlatBuffer of the metadata schema.
 
     Args:
         graph: The model's only `SubGraphT`.
-        name, description, licence, normalization: As in `write()`.
+        name, description, normalization, licence: As in `write()`.
         has_labels: Whether there is a file with labels.
+        names: The argument `outputs` of `write()`.
     """
     mean, std = normalization
     image = Table(
@@ -144,12 +168,11 @@ def _describe(graph, name, description, licence, normalization, has_labels):
     outputs = []
     for index in graph.outputs:
         output = {
-            0: graph.tensors[index].name.decode(),
+            0: names.get(index) or graph.tensors[index].name.decode(),
             3: Table({0: UByte(FEATURE_PROPERTIES), 1: Table({})}),
         }
-        if has_labels:
-            output[0] = "probability"
-            output[1] = "Probabilities of the classes."
+        if has_labels and index in names:
+            output[1] = f"A {names[index]} for each class."
             output[6] = [
                 Table(
                     {
@@ -160,15 +183,15 @@ def _describe(graph, name, description, licence, normalization, has_labels):
                 )
             ]
         outputs.append(Table(output))
-    return Table(
-        {
-            0: name,
-            1: description,
-            3: [Table({2: [image], 3: outputs})],
-            5: licence,
-            7: PARSER_VERSION,
-        }
-    ).packed()
+    fields = {
+        0: name,
+        1: description,
+        3: [Table({2: [image], 3: outputs})],
+        7: PARSER_VERSION,
+    }
+    if licence:
+        fields[5] = licence
+    return Table(fields).packed()
 
 
 class Table:
@@ -246,13 +269,17 @@ def _parse(data, labels):
 
     root = _Reader.root(flatbuffers, data)
     graphs = root.tables(3)
-    normalization = None
+    normalization = outputs = None
+    if graphs:
+        outputs = [output.string(0) for output in graphs[0].tables(3)]
     if graphs and graphs[0].tables(2):
         for unit in graphs[0].tables(2)[0].tables(4):
             if unit.ubyte(0) == NORMALIZATION_OPTIONS:
                 options = unit.table(1)
                 normalization = (options.float(0), options.float(1))
-    return Metadata(labels, normalization, root.string(0), root.string(5))
+    return Metadata(
+        labels, normalization, root.string(0), root.string(5), outputs
+    )
 
 
 class _Reader:

@@ -3,7 +3,6 @@
 import dataclasses
 import importlib.util
 import os
-import re
 import statistics
 import tempfile
 
@@ -11,16 +10,14 @@ import keras
 import numpy as np
 
 from keras_nasnet import conversion
+from keras_nasnet import heads
 from keras_nasnet import metadata
 from keras_nasnet.calibration import normalization_of
 from keras_nasnet.calibration import read_images
 from keras_nasnet.calibration import value_range
-from keras_nasnet.cells import Cell
-from keras_nasnet.classifier import Classifier
-from keras_nasnet.inference import class_names
+from keras_nasnet.inference import known_names
 from keras_nasnet.litert import LiteModel
-from keras_nasnet.names import AUX_LAYER
-from keras_nasnet.names import PREDICTIONS_LAYER
+from keras_nasnet.supported import check_model
 
 # What has to agree at least, unless the caller says otherwise.
 FLOAT_AGREEMENT = 0.999
@@ -28,11 +25,6 @@ QUANTIZED_AGREEMENT = 0.9
 # Images that ranges are measured on, and that the file is compared on.
 IMAGES = 200
 RUNS = 20
-LICENCE = "Apache-2.0"
-# Layers that a classifier may end in.
-CLASSIFIERS = {"Activation", "Classifier", "Dense", "Softmax"}
-# Names that layers have in networks of ours, whatever was made of them.
-CELL = re.compile(r"(^|_)cell_(stem_)?\d")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +40,7 @@ class ExportReport:
         images: Number of images that were compared.
         agreement: Share of them for which file and model name the same class
             as the most likely one; for features, the mean cosine between the
-            two.
+            two. Of several outputs, that of the worst.
         max_difference: Largest difference of an output.
         latency: Median time of a call with one thread on this machine, in
             seconds.
@@ -88,6 +80,7 @@ def export_tflite(
     io_dtype="float32",
     min_agreement=None,
     verbose=True,
+    licence=None,
 ):
     """Writes a model as a TensorFlow Lite file, and checks the file.
 
@@ -97,9 +90,10 @@ def export_tflite(
 
     Args:
         model: A functional model with cells of this package and one image as
-            its input, of any backend. An auxiliary head is left out, and
-            logits of a classifier become probabilities. Also
-            what `fuse()` and `keras_nasnet.compression` make of one.
+            its input, of any backend, also one with such a model inside. An
+            auxiliary head is left out, and logits of a `Classifier`, or of
+            classes that `labels` name, become probabilities. Also what
+            `fuse()` and `keras_nasnet.compression` make of one.
         path: Where to write: a path that ends in `.tflite`.
         quantization: `None`; `"float16"` and `"weight_only_int8"` for smaller
             files that compute in float; `"dynamic_int8"`, which quantises
@@ -115,13 +109,16 @@ def export_tflite(
             one in each line. `None` takes the model's own.
         normalization: Mean and standard deviation with which an app has to
             scale pixels in [0, 255]. `None` takes what the model expects:
-            (127.5, 127.5), or (0, 1) if it scales pixels itself.
+            (127.5, 127.5), or (0, 1) if it scales pixels itself. Needed if
+            layers from elsewhere read the image.
         batch_size: Integer, number of images per call.
         io_dtype: `"float32"`, or `"uint8"` for the inputs and outputs of an
             `"int8"` file.
         min_agreement: Share of images for which file and model have to name
             the same class. `None`: 0.999, or 0.9 for quantised files.
         verbose: Whether to print progress and the report.
+        licence: Optional name or text of the licence of the weights, for the
+            metadata: `"Apache-2.0"` for those that come with this package.
 
     Returns:
         An `ExportReport`.
@@ -142,13 +139,18 @@ def export_tflite(
     """
     path = os.fspath(path)
     _check_arguments(path, quantization, io_dtype, batch_size)
-    model = _without_auxiliary_head(model)
-    _check_model(model)
+    check_model(model)
+    model = heads.without_auxiliary_head(model)
     _check_packages(quantization)
-    labels = _labels(labels, model)
-    model = _with_softmax(model)
+    place = heads.class_output(model)
+    labels = _labels(labels, model, place)
+    is_logits = place is not None and heads.returns_logits(model.outputs[place])
+    # Of a twin it is too late to change what it ends in.
+    if is_logits and labels and isinstance(model, keras.Model):
+        model = heads.with_softmax(model, place)
+        is_logits = False
     if normalization is None:
-        normalization = normalization_of(model)
+        normalization = _normalization(model)
     low, high = value_range(normalization)
     if representative_data is not None:
         images = read_images(representative_data, model, IMAGES, normalization)
@@ -185,7 +187,15 @@ def export_tflite(
         )
         if io_dtype == "uint8":
             _check_steps(made, low, high)
-        _add_metadata(made, model, labels, normalization)
+        output = metadata.LOGIT if is_logits else metadata.PROBABILITY
+        _add_metadata(
+            made,
+            model,
+            normalization,
+            licence,
+            labels,
+            {} if place is None else {place: output},
+        )
         if progress:
             progress.add(1)
         report = _check(made, path, model, images, quantization)
@@ -236,27 +246,6 @@ def _check_arguments(path, quantization, io_dtype, batch_size):
         )
 
 
-def _check_model(model):
-    if not _has_cells(model):
-        raise ValueError(
-            "`model` must be a model with cells of keras_nasnet. "
-            f"Received: {model!r}"
-        )
-    if len(model.inputs) != 1 or None in model.input_shape[1:]:
-        raise ValueError(
-            "`model` must have one input of a known image size. Build it "
-            "with `input_shape=(height, width, 3)`. "
-            f"Received: inputs of shape {model.input_shape}"
-        )
-
-
-def _has_cells(model):
-    return any(
-        isinstance(layer, Cell) or CELL.search(layer.name) or _has_cells(layer)
-        for layer in getattr(model, "layers", [])
-    )
-
-
 def _check_packages(quantization):
     needed = ["tensorflow", "ai_edge_litert"]
     if quantization == "weight_only_int8":
@@ -267,35 +256,6 @@ def _check_packages(quantization):
                 f"Writing TensorFlow Lite files needs {package}: "
                 'pip install "keras_nasnet[tflite]"'
             )
-
-
-def _without_auxiliary_head(model):
-    outputs = getattr(model, "output", None)
-    if isinstance(outputs, dict) and AUX_LAYER in outputs:
-        return keras.Model(
-            model.input, outputs[PREDICTIONS_LAYER], name=model.name
-        )
-    return model
-
-
-def _with_softmax(model):
-    """Lets a classifier that returns logits return probabilities."""
-    last = model.layers[-1]
-    if not isinstance(last, Classifier) or (
-        keras.activations.serialize(last.activation) != "linear"
-    ):
-        return model
-    outputs = keras.layers.Softmax(name="probabilities")(model.output)
-    return keras.Model(model.input, outputs, name=model.name)
-
-
-def _is_classifier(model):
-    if len(model.outputs) > 1 or len(model.output_shape) != 2:
-        return False
-    last = model.layers[-1]
-    last = getattr(last, "layer", last)  # in a wrapper of a twin
-    # By name, because a twin has layers of another library.
-    return type(last).__name__ in CLASSIFIERS
 
 
 def _with_whole_range(images, low, high):
@@ -320,15 +280,42 @@ def _check_steps(path, low, high):
         )
 
 
-def _labels(labels, model):
+def _normalization(model):
+    found = normalization_of(model)
+    if found is None:
+        raise ValueError(
+            "`normalization` must be given, because the image of `model` is "
+            "read by other layers than those of keras_nasnet: mean and "
+            "standard deviation with which an app has to scale pixels in "
+            "[0, 255], such as (0, 1) for pixels as they are, or "
+            "(127.5, 127.5). Received: normalization=None"
+        )
+    return found
+
+
+def _labels(labels, model, place):
+    """Returns the names of the classes, `None` without any.
+
+    Args:
+        labels: The argument of `export_tflite`.
+        model: The model.
+        place: Integer, which output is that of classes, or `None`.
+    """
     if labels is None:
-        known = isinstance(model.layers[-1], Classifier)
-        return class_names(model) if known else None
+        if isinstance(model, keras.Model):
+            return known_names(model)
+        return getattr(model, "class_names", None)
     if isinstance(labels, (str, os.PathLike)):
         with open(labels, encoding="utf-8") as file:
             labels = file.read().splitlines()
     labels = [str(label) for label in labels]
-    classes = model.output_shape[-1] if _is_classifier(model) else 0
+    if place is None:
+        raise ValueError(
+            "`labels` must be None, because the model has no output of "
+            "classes, or several: end it in a `keras_nasnet.Classifier`. "
+            f"Received: {len(labels)} labels"
+        )
+    classes = model.outputs[place].shape[-1]
     if len(labels) != classes:
         raise ValueError(
             f"`labels` must name the {classes} classes of the model. "
@@ -357,7 +344,8 @@ def _convert(model, out, folder, quantization, io_dtype, batch_size, images):
     )
 
 
-def _add_metadata(path, model, labels, normalization):
+def _add_metadata(path, model, normalization, licence, labels, outputs):
+    tensors = LiteModel(path).output_tensors
     with open(path, "rb") as file:
         content = file.read()
     content = metadata.write(
@@ -365,12 +353,13 @@ def _add_metadata(path, model, labels, normalization):
         name=model.name,
         description=(
             "Image classifier made with keras_nasnet."
-            if labels
+            if outputs
             else "Image features made with keras_nasnet."
         ),
-        licence=LICENCE,
         normalization=normalization,
+        licence=licence,
         labels=labels,
+        outputs={tensors[place]: name for place, name in outputs.items()},
     )
     with open(path, "wb") as file:
         file.write(content)
@@ -381,10 +370,10 @@ def _check(made, path, model, images, quantization):
     file = LiteModel(made)
     found = keras.tree.flatten(file.predict_on_batch(images))
     expected = keras.tree.flatten(model.predict(images, verbose=0))
-    if _is_classifier(model):
-        agreement = np.mean(found[0].argmax(-1) == expected[0].argmax(-1))
-    else:
-        agreement = np.mean([_cosine(a, b) for a, b in zip(found, expected)])
+    agreements = [
+        _same_class(a, b) if heads.is_class_output(output) else _cosine(a, b)
+        for a, b, output in zip(found, expected, model.outputs, strict=True)
+    ]
     return ExportReport(
         path=path,
         quantization=quantization,
@@ -392,12 +381,16 @@ def _check(made, path, model, images, quantization):
         operators=dict(file.operators().most_common()),
         partitions=file.partitions(),
         images=len(images),
-        agreement=float(agreement),
+        agreement=float(np.min(agreements)),
         max_difference=max(
             float(np.abs(a - b).max()) for a, b in zip(found, expected)
         ),
         latency=statistics.median(file.benchmark(RUNS)),
     )
+
+
+def _same_class(a, b):
+    return np.mean(a.argmax(-1) == b.argmax(-1))
 
 
 def _cosine(a, b):

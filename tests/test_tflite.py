@@ -23,6 +23,7 @@ from keras_nasnet import Genotype
 from keras_nasnet import calibration
 from keras_nasnet import conversion
 from keras_nasnet import export_tflite
+from keras_nasnet import litert
 from keras_nasnet import metadata
 from keras_nasnet import packing
 from keras_nasnet import tflite
@@ -111,11 +112,16 @@ class TestFloatFile:
 
     def test_metadata(self, files, model):
         found = metadata.read(files[None].path)
-        assert found == (LABELS, (127.5, 127.5), model.name, "Apache-2.0")
+        expected = (LABELS, (127.5, 127.5), model.name, None, ["probability"])
+        assert found == expected  # above all no licence that nobody gave
 
     def test_predict_command(self, files, capsys, model):
         assert main(["predict", CAT, "--model", files[None].path]) == 0
-        answers = capsys.readouterr().out.splitlines()[1:]
+        output = capsys.readouterr().out
+        answers = output.splitlines()[1:]
+        # The file may also come first.
+        assert main(["predict", files[None].path, CAT]) == 0
+        assert capsys.readouterr().out == output
         expected = keras_nasnet.predict(model, CAT)
         assert [a.split("%")[1].strip() for a in answers] == [
             p.name for p in expected
@@ -166,6 +172,10 @@ class TestIntegerFile:
         assert main(command) == 0
         lines = capsys.readouterr().out.splitlines()
         assert len(lines) == 5
+        command[3:5] = ["--threads=1,2"]
+        command.remove("2")
+        assert main([*command, "--runs", "1"]) == 0
+        assert len(capsys.readouterr().out.splitlines()) == 5
         assert lines[1].split()[1:2] == ["1"]
         assert lines[1].split()[-3:-1] == ["1.00", "1"]
 
@@ -338,10 +348,11 @@ def test_random_genotypes(quantization, data):
 class TestMetadata:
     def test_replaces_what_was_there(self, files):
         content = pathlib.Path(files[None].path).read_bytes()
-        changed = metadata.write(content, "other", "", "MIT", (0.0, 1.0))
+        changed = metadata.write(content, "other", "", (0.0, 1.0), "MIT")
         path = pathlib.Path(files[None].path).with_name("changed.tflite")
         path.write_bytes(changed)
-        assert metadata.read(path) == (None, (0.0, 1.0), "other", "MIT")
+        found = metadata.read(path)
+        assert found[:4] == (None, (0.0, 1.0), "other", "MIT")
         x = images(1, 32, 32, 3)
         np.testing.assert_array_equal(
             LiteModel(path)(x), LiteModel(files[None].path)(x)
@@ -383,6 +394,154 @@ class TestMetadata:
             tolerance = 1e-5 if report.quantization is None else 0.1
             for name, probability in expected:
                 assert scores[name] == pytest.approx(probability, abs=tolerance)
+
+
+SMALL = CellGenotype([Block(("sep_conv_3x3", 0), ("avg_pool_3x3", 1))])
+
+
+class TestNested:
+    """A file of a model that has a network with several outputs inside."""
+
+    @pytest.fixture(scope="class")
+    def model(self):
+        network = small_network(
+            genotype=Genotype(SMALL, SMALL),
+            classifier_activation=None,
+            class_names=LABELS,
+        )
+        tap = randomize(network).get_layer("cell_1").output
+        network = keras.Model(network.input, [tap, network.output])
+        image = keras.Input((32, 32, 3))
+        return keras.Model(image, network(image))
+
+    @pytest.fixture(scope="class")
+    def path(self, model, tmp_path_factory):
+        path = tmp_path_factory.mktemp("nested") / "x.tflite"
+        report = export_tflite(model, path, verbose=False, licence="MIT")
+        assert report.agreement == pytest.approx(1)
+        return path
+
+    def test_outputs(self, model, path):
+        x = images(2, 32, 32, 3)
+        tap, probabilities = LiteModel(path).predict_on_batch(x)
+        expected, logits = run(model, x)
+        assert relative_difference(tap, expected) < 1e-4
+        expected = keras.ops.softmax(logits)
+        np.testing.assert_allclose(probabilities, expected, atol=1e-4)
+
+    def test_classes(self, model, path):
+        found = metadata.read(path)
+        assert found.labels == LABELS
+        assert found.licence == "MIT"
+        assert found.outputs.count("probability") == 1
+        pixels = keras_nasnet.load_image(CAT, (32, 32), 1.0)[None]
+        logits = run(model, keras_nasnet.preprocess_input(pixels))[1]
+        (answer,) = LiteModel(path).classify(CAT, top=1)
+        assert answer.name == LABELS[np.argmax(logits)]
+
+    def test_worst_output_is_the_agreement(self, model, path, monkeypatch):
+        """What a report says if the tap or the classes are wrong."""
+        x = images(8, 32, 32, 3)
+        tap, scores = run(model, x)
+        swapped = scores.copy()
+        swapped[:2] = -scores[:2]
+        for outputs, expected in (
+            ((tap, scores), 1),
+            ((-tap, scores), -1),
+            ((tap, swapped), 0.75),
+        ):
+            monkeypatch.setattr(
+                LiteModel, "predict_on_batch", lambda *_, o=outputs: list(o)
+            )
+            report = tflite._check(path, path, model, x, None)
+            assert report.agreement == pytest.approx(expected)
+
+
+class TestOutputs:
+    """What `classify` makes of outputs of several kinds."""
+
+    def write(self, files, tmp_path, **settings):
+        path = tmp_path / "x.tflite"
+        content = pathlib.Path(files[None].path).read_bytes()
+        settings = {"normalization": (127.5, 127.5), **settings}
+        path.write_bytes(metadata.write(content, "x", "", **settings))
+        return path
+
+    def test_features(self, files, tmp_path, capsys):
+        path = self.write(files, tmp_path)
+        assert main(["predict", CAT, "--model", str(path)]) == 2
+        printed = capsys.readouterr()
+        assert not printed.out
+        assert "no classifier: it returns features, of shape (1, 10)" in (
+            printed.err
+        )
+
+    @pytest.mark.parametrize("labels", [None, LABELS])
+    def test_logits(self, files, tmp_path, labels):
+        (tensor,) = LiteModel(files[None].path).output_tensors
+        path = self.write(
+            files, tmp_path, labels=labels, outputs={tensor: metadata.LOGIT}
+        )
+        scores = {
+            p.name: p[1] for p in LiteModel(files[None].path).classify(CAT)
+        }
+        found = LiteModel(path).classify(CAT, top=10)
+        assert sum(p.probability for p in found) == pytest.approx(1)
+        first, second = list(scores.values())[:2]
+        ratio = found[0].probability / found[1].probability
+        assert ratio == pytest.approx(np.exp(first - second), rel=1e-4)
+
+    def test_of_others(self, files, tmp_path, monkeypatch):
+        """Labels alone say that an output is one of classes."""
+        path = self.write(files, tmp_path, labels=LABELS)
+        model = LiteModel(path)
+        expected = LiteModel(files[None].path).classify(CAT)
+        assert model.classify(CAT) == expected
+        monkeypatch.setattr(
+            LiteModel, "__call__", lambda *_: [np.arange(-5.0, 5)[None]]
+        )
+        (answer,) = model.classify(CAT, top=1)
+        assert answer.name == LABELS[9]
+        assert answer.probability == pytest.approx(0.632, abs=1e-3)
+
+    @pytest.mark.parametrize(
+        "names",
+        [
+            [f"output_{i}" for i in range(12)],
+            ["twin", *(f"twin_{i}" for i in range(1, 12))],
+            ["P2", "P3", "P4"],
+            ["P10", "P2"],  # as Keras sorts the keys of a dictionary
+        ],
+    )
+    def test_in_order(self, names):
+        assert litert.in_order(names[::-1]) == names
+
+    def test_integers_that_mean_themselves(self, tmp_path):
+        import tensorflow as tf
+
+        @tf.function(input_signature=[tf.TensorSpec((1, 4, 4, 3), tf.uint8)])
+        def brightest(pixels):
+            return {"brightest": tf.argmax(tf.reshape(pixels, (1, 48)), 1)}
+
+        converter = tf.lite.TFLiteConverter.from_concrete_functions(
+            [brightest.get_concrete_function()]
+        )
+        path = tmp_path / "x.tflite"
+        path.write_bytes(converter.convert())
+        pixels = np.arange(48.0).reshape((1, 4, 4, 3))
+        assert LiteModel(path).predict_on_batch(pixels) == 47
+        assert len(LiteModel(path).benchmark(1, warm_up=0)) == 1
+
+    def test_several_inputs(self, tmp_path):
+        import tensorflow as tf
+
+        image = tf.TensorSpec((1, 2), tf.float32)
+        add = tf.function(tf.add).get_concrete_function(image, image)
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([add])
+        path = tmp_path / "x.tflite"
+        path.write_bytes(converter.convert())
+        with pytest.raises(ValueError, match="one input, .* 2 inputs"):
+            LiteModel(path)
 
 
 class TestPacking:
@@ -432,6 +591,41 @@ def mediapipe_python():
             pytest.skip("mediapipe cannot be installed")
         (folder / "complete").touch()
     return python
+
+
+class TestNormalization:
+    """What the image that a model takes is known to be."""
+
+    @pytest.fixture(scope="class")
+    def trunk(self):
+        return small_network(include_top=False, pooling="avg")
+
+    def test_of_our_networks(self, trunk):
+        pixels = small_network(include_preprocessing=True)
+        for network, expected in ((trunk, (127.5, 127.5)), (pixels, (0, 1))):
+            image = keras.Input((32, 32, 3))
+            for model in (
+                network,
+                keras_nasnet.fuse(network),
+                keras.Model(image, network(image)),
+                keras.Sequential([image, network]),
+            ):
+                assert calibration.normalization_of(model) == expected
+
+    def test_of_layers_from_elsewhere(self, trunk, tmp_path):
+        image = keras.Input((32, 32, 3))
+        for x, expected in (
+            (keras.layers.Rescaling(1 / 255)(image), (0, 1)),
+            (image / 255, None),
+            (keras.layers.Normalization(mean=0, variance=9)(image), None),
+            (keras.layers.Conv2D(3, 1)(image), None),
+        ):
+            model = keras.Model(image, trunk(x))
+            assert calibration.normalization_of(model) == expected
+        path = tmp_path / "x.tflite"
+        with pytest.raises(ValueError, match="`normalization` must be given"):
+            export_tflite(model, path, verbose=False)
+        assert not list(tmp_path.iterdir())
 
 
 def read(data, model, count):
@@ -510,6 +704,10 @@ class TestRefusals:
             ),
             ({"batch_size": 0}, "`batch_size` must be a positive integer"),
             ({"labels": ["one"]}, "name the 10 classes .* 1 labels"),
+            (
+                {"representative_data": np.full((2, 32, 32, 3), 200.0)},
+                r"scaled as for the model, to \[-1, 1\] .*preprocess_input",
+            ),
         ],
     )
     def test_argument(self, model, tmp_path, monkeypatch, settings, message):
@@ -523,15 +721,64 @@ class TestRefusals:
         other = keras.Model(image, keras.layers.Conv2D(2, 3)(image))
         with pytest.raises(ValueError, match="with cells of keras_nasnet"):
             export_tflite(other, tmp_path / "x.tflite")
+        with pytest.raises(ValueError, match="no output of classes"):
+            export_tflite(
+                small_network(include_top=False),
+                tmp_path / "x.tflite",
+                labels=["one"],
+            )
         any_size = small_network((None, None, 3))
         with pytest.raises(ValueError, match="of a known image size"):
             export_tflite(any_size, tmp_path / "x.tflite")
 
     def test_function_of_the_user(self, tmp_path):
-        model = small_network(classifier_activation=lambda x: x * 2)
-        with pytest.raises(ValueError, match="conversion .* failed"):
+        def relu(x):  # that of Keras is another one
+            return 2 * x
+
+        model = small_network(classifier_activation=relu)
+        with pytest.raises(
+            ValueError, match="activations .* 'predictions' .* 'relu'"
+        ):
             export_tflite(model, tmp_path / "x.tflite", verbose=False)
         assert not list(tmp_path.iterdir())
+
+    def test_layers_from_elsewhere(self, tmp_path):
+        class Mine(keras.layers.Layer):
+            def call(self, inputs):
+                return inputs
+
+        trunk = small_network(include_top=False, pooling="avg")
+        for layer in (Mine(name="mine"), keras.layers.Lambda(abs, name="mine")):
+            model = keras.Sequential([trunk, layer])
+            with pytest.raises(ValueError, match="layers of Keras .* 'mine'"):
+                export_tflite(model, tmp_path / "x.tflite", verbose=False)
+        assert not list(tmp_path.iterdir())
+
+    def test_models_without_graph(self, tmp_path):
+        class Subclass(keras.Model):
+            def __init__(self, **kwargs):
+                super().__init__(**kwargs)
+                self.trunk = small_network()
+
+            def call(self, inputs):
+                return self.trunk(inputs)
+
+        class FasterRCNN(Subclass):
+            pass
+
+        with pytest.raises(ValueError, match="functional or sequential"):
+            export_tflite(Subclass(), tmp_path / "x.tflite")
+        with pytest.raises(ValueError, match="the detector 'found'"):
+            export_tflite(FasterRCNN(name="found"), tmp_path / "x.tflite")
+
+    def test_conversion_that_fails(self, model, tmp_path, monkeypatch):
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path / "packages"))
+        (tmp_path / "packages").mkdir()
+        (tmp_path / "packages" / "tensorflow.py").write_text("1 / 0")
+        path = tmp_path / "x.tflite"
+        with pytest.raises(ValueError, match="conversion .* failed: ZeroDiv"):
+            export_tflite(model, path, verbose=False)
+        assert not path.exists()
 
     def test_file_that_disagrees(self, model, files, tmp_path, monkeypatch):
         other = randomize(small_network(class_names=LABELS), seed=5)
