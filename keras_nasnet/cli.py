@@ -53,13 +53,15 @@ NETWORK is one of
   tiny           NASNet-A for the 10 classes of CIFAR-10, a part of the package
   mobile, large  NASNet-A for the 1000 classes of ImageNet, downloaded once
   FILE.keras     a saved classifier
-  FILE.tflite    an exported one; TensorFlow is not needed"""
+  FILE.tflite    an exported one; TensorFlow is not needed
+A file may also stand before the images instead of behind --model."""
 
 PREDICT_EXAMPLES = """\
 examples:
   keras-nasnet predict photo.jpg
   keras-nasnet predict *.jpg --model large --top 3
   keras-nasnet predict photo.jpg --model mine.keras --json
+  keras-nasnet predict mine.tflite photo.jpg
 """
 
 DETECT_DESCRIPTION = """\
@@ -189,9 +191,14 @@ def plot(args):
 
 def predict(args):
     """Classifies image files, each on its own."""
-    classify = _classifier(args)
+    network, images = args.model, args.images
+    if network is None and images[0].endswith((".keras", ".tflite")):
+        network, *images = images
+    if not images:
+        raise ValueError(f"no IMAGE to ask {network} about.")
+    classify = _classifier(network or "tiny", args)
     failed = 0
-    for path in args.images:
+    for path in images:
         answer = {"image": path}
         try:
             answer["predictions"] = [p._asdict() for p in classify(path)]
@@ -205,12 +212,12 @@ def predict(args):
     return 1 if failed else 0
 
 
-def _classifier(args):
+def _classifier(network, args):
     """Returns a function from the path of an image to its predictions."""
     if args.top < 1:
         raise ValueError(f"--top must be at least 1. Received: {args.top}")
-    if args.model.endswith(".tflite"):
-        model = LiteModel(args.model, os.cpu_count())
+    if network.endswith(".tflite"):
+        model = LiteModel(network, os.cpu_count())
         model.check_classifies()
         return lambda path: model.classify(path, args.top)
     from keras_nasnet.compiled import compile_inference
@@ -218,7 +225,7 @@ def _classifier(args):
     from keras_nasnet.inference import load_classifier
     from keras_nasnet.inference import predict
 
-    model = load_classifier(args.model)
+    model = load_classifier(network)
     head(model)  # Whether it has one, before it is asked about images.
     infer = compile_inference(model, batch_size=1) if args.fast else None
     return lambda path: predict(model, path, args.top, infer)
@@ -288,6 +295,7 @@ def export(args):
     """Writes a network for phones or servers."""
     import keras_nasnet
     from keras_nasnet.inference import load_classifier
+    from keras_nasnet.records import licence_of
 
     if args.out.endswith(".tflite"):
         keras_nasnet.export_tflite(
@@ -296,13 +304,14 @@ def export(args):
             args.quantization,
             representative_data=args.data,
             labels=args.labels,
-            io_dtype=args.io_dtype,
+            io_dtype=args.io_dtype or "float32",
+            licence=licence_of(args.network),
         )
         return
-    if args.quantization or args.data or args.labels:
+    if args.quantization or args.data or args.labels or args.io_dtype:
         raise ValueError(
-            "--quantization, --data and --labels are for files that end in "
-            f".tflite. Received: --out {args.out}"
+            "--quantization, --data, --labels and --io-dtype are for files "
+            f"that end in .tflite. Received: --out {args.out}"
         )
     model = load_classifier(args.network)
     difference = keras_nasnet.export(model, args.out)
@@ -313,7 +322,7 @@ def benchmark(args):
     """Times TensorFlow Lite files, and compares them with the first one."""
     models = {
         (path, threads): LiteModel(path, threads)
-        for threads in args.threads
+        for threads in itertools.chain.from_iterable(args.threads)
         for path in args.files
     }
     times = {key: model.benchmark(0) for key, model in models.items()}
@@ -384,7 +393,6 @@ def _parser():
     command.add_argument("images", nargs="+", metavar="IMAGE")
     command.add_argument(
         "--model",
-        default="tiny",
         metavar="NETWORK",
         help="the network to ask (default: tiny)",
     )
@@ -458,7 +466,6 @@ def _parser():
     command.add_argument(
         "--io-dtype",
         choices=["float32", "uint8"],
-        default="float32",
         help="what an int8 file takes and returns (default: float32)",
     )
 
@@ -472,13 +479,13 @@ def _parser():
     command.add_argument("files", nargs="+", metavar="FILE.tflite")
     command.add_argument(
         "--threads",
-        type=int,
+        type=_counts,
         nargs="+",
-        default=[1],
-        help="numbers of threads (default: 1)",
+        default=[[1]],
+        help="numbers of threads, as 1 2 or 1,2 (default: 1)",
     )
     command.add_argument(
-        "--runs", type=int, default=50, help="calls of each (default: 50)"
+        "--runs", type=_count, default=50, help="calls of each (default: 50)"
     )
 
     command = _add_command(
@@ -496,6 +503,21 @@ def _parser():
         help="the picture to write: .png, .svg or .pdf",
     )
     return parser
+
+
+def _count(text):
+    """Reads a positive integer."""
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(
+            f"expected a positive integer. Received: {text!r}"
+        )
+    return number
+
+
+def _counts(text):
+    """Reads positive integers with commas between them."""
+    return [_count(part) for part in text.split(",")]
 
 
 def _add_command(commands, run, summary, description, examples):

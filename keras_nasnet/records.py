@@ -171,3 +171,18 @@ SHIPPED_RECORDS = (
         ),
     ),
 )
+
+
+def licence_of(network):
+    """Returns the licence of the weights that come with a network.
+
+    Args:
+        network: Name as in `keras-nasnet predict`, such as `"tiny"`.
+
+    Returns:
+        A string; `None` if no record is about a network of this name.
+    """
+    for record in (*SHIPPED_RECORDS, *KERAS_RECORDS):
+        if record.network == f"nasnet_{network}":
+            return record.licence
+    return None

@@ -104,6 +104,17 @@ def test_plot(capsys, tmp_path, request, kind):
         ("summary cifar --input-size 1 2 3", "--input-size takes the height"),
         ("summary cifar --input-size 0", "--input-size takes the height"),
         ("predict a.png --top 0", "--top must be at least 1"),
+        ("predict mine.tflite", "no IMAGE to ask mine.tflite about"),
+        ("predict mine.keras a.png", "unknown network 'mine.keras'"),
+        (
+            "export tiny --out a.onnx --io-dtype uint8",
+            "--io-dtype are for files that end in .tflite",
+        ),
+        (
+            "export tiny --out a.tflite --quantization float16 "
+            "--io-dtype uint8",
+            '`io_dtype="uint8"` needs `quantization="int8"`',
+        ),
         ("plot nasnet-a --out a.gif", "must end in one of .png, .svg, .pdf"),
         ("plot nasnet-a --out none/a.png", "folder of `to_file`"),
     ],
@@ -121,7 +132,17 @@ def test_error_is_one_line(capsys, monkeypatch, tmp_path, command, message):
 
 
 @pytest.mark.parametrize(
-    "command", ["", "draw", "plot nasnet-a", "summary", "summary cifar -x"]
+    "command",
+    [
+        "",
+        "draw",
+        "plot nasnet-a",
+        "summary",
+        "summary cifar -x",
+        "benchmark a.tflite --runs 0",
+        "benchmark a.tflite --threads 1,0",
+        "benchmark a.tflite --threads 1,,2",
+    ],
 )
 def test_usage_error(capsys, command):
     assert main(command.split()) == 2
