@@ -33,7 +33,10 @@ def emit(inputs, outputs, like, library=keras, dtype=None, batch_size=None):
     """
     emitter = _Emitter(library, dtype, batch_size)
     # Inputs first: there may be some that no output depends on.
-    for node in in_order([*inputs, *outputs]):
+    nodes = in_order([*inputs, *outputs])
+    if library is not keras:
+        _check_library(nodes, library)
+    for node in nodes:
         emitter.tensors[node] = emitter.apply(node)
 
     def pack(structure, nodes):
@@ -43,6 +46,17 @@ def emit(inputs, outputs, like, library=keras, dtype=None, batch_size=None):
     return library.Model(
         pack(like.input, inputs), pack(like.output, outputs), name=like.name
     )
+
+
+def _check_library(nodes, library):
+    """Raises an error if a graph has operations that only Keras 3 has."""
+    for node in nodes:
+        if node.op == "opaque":
+            operation = node.attributes["operation"]
+            raise ValueError(
+                f"Layer {operation.name!r} is a {type(operation).__name__}, "
+                f"which {library.__name__} cannot take over."
+            )
 
 
 class _Emitter:
@@ -218,11 +232,6 @@ class _Emitter:
         return self.layer("Rescaling", node, x, scale, offset)
 
     def opaque(self, node, *inputs, operation, args, kwargs):
-        if self.library is not keras:
-            raise ValueError(
-                f"Layer {operation.name!r} is a {type(operation).__name__}, "
-                f"which {self.library.__name__} cannot take over."
-            )
         # The arguments hold nodes from before any rewrite.
         tensors = iter(inputs)
         args, kwargs = keras.tree.map_structure(

@@ -10,6 +10,8 @@ from keras_nasnet.cells import Cell
 CELL = re.compile(r"(^|_)cell_(stem_)?\d")
 # Another process, which writes the file, knows the layers of these packages.
 PACKAGES = {"keras", "keras_hub", "keras_nasnet"}
+# How tfmot wraps the layers of twins for training.
+UNFINISHED = {"ClusterWeights", "PruneLowMagnitude"}
 DETECTORS = {"FasterRCNN", "ObjectDetector"}
 
 
@@ -42,8 +44,13 @@ def check_model(model):
             "with `input_shape=(height, width, 3)`. "
             f"Received: inputs of shape {model.input_shape}"
         )
-    if isinstance(model, keras.Model):  # and not a twin of `tf_keras`
+    if isinstance(model, keras.Model):
         _check_layers(model)
+    elif UNFINISHED & {type(layer).__name__ for layer in model.layers}:
+        raise ValueError(
+            "`model` must be what `keras_nasnet.compression.restore` returns. "
+            f"Received: the twin {model.name!r} as it was trained"
+        )
 
 
 def activation_name(function):

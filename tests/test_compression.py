@@ -10,6 +10,7 @@ from keras_nasnet import Block
 from keras_nasnet import CellGenotype
 from keras_nasnet import Genotype
 from keras_nasnet import export_tflite
+from keras_nasnet import metadata
 from tests.commands import run_command
 from tests.networks import images
 from tests.networks import randomize
@@ -17,7 +18,7 @@ from tests.networks import relative_difference
 from tests.networks import run
 from tests.networks import small_network
 
-pytest.importorskip("tensorflow")
+tf = pytest.importorskip("tensorflow")
 tfmot = pytest.importorskip("tensorflow_model_optimization")
 tf_keras = pytest.importorskip("tf_keras")
 pytest.importorskip("ai_edge_litert")
@@ -35,11 +36,16 @@ CELL = CellGenotype(
 )
 X = images(16, 32, 32, 3)
 Y = np.arange(16) % 3
+NAMES = ["ant", "bee", "cat"]
 
 
 @pytest.fixture(scope="module")
 def model():
-    return randomize(small_network(genotype=Genotype(CELL, CELL), classes=3))
+    return randomize(
+        small_network(
+            genotype=Genotype(CELL, CELL), classes=3, class_names=NAMES
+        )
+    )
 
 
 def fit(twin, *callbacks, epochs=4):
@@ -71,6 +77,9 @@ class TestQuantizationAware:
         fit(twin, epochs=8)
         return twin
 
+    def test_knows_the_classes(self, twin):
+        assert list(twin.class_names) == NAMES
+
     def test_rounds_everything(self, model, twin):
         wrapped = [
             layer
@@ -91,6 +100,7 @@ class TestQuantizationAware:
         )
         assert report.max_difference < 0.1
         assert report.partitions <= 2
+        assert metadata.read(report.path).labels == NAMES
 
 
 @pytest.mark.parametrize("kind", ["pruned", "clustered"])
@@ -124,6 +134,66 @@ def test_twins_start_as_the_network(model):
     twin = compression.prune(model, never)
     expected = run(model, X)
     assert relative_difference(twin.predict(X, verbose=0), expected) < 1e-4
+
+
+def test_training_on_logits(tmp_path):
+    model = small_network(
+        genotype=Genotype(CELL, CELL),
+        classes=3,
+        classifier_activation=None,
+        aux_head=True,
+    )
+    never = tfmot.sparsity.keras.ConstantSparsity(0.5, begin_step=1000)
+    twin = compression.prune(randomize(model), never)
+    batches = tf.data.Dataset.from_tensor_slices((X, Y)).batch(8)
+    steps = tfmot.sparsity.keras.UpdatePruningStep()
+    compress.train(twin, batches, 1, 0.0, tmp_path / "backup", [steps])
+    logits = twin.predict(X, verbose=0).astype("float64")
+    chosen = logits[np.arange(16), Y]
+    expected = np.mean(np.log(np.exp(logits).sum(1)) - chosen)
+    loss, _ = twin.evaluate(batches, verbose=0)
+    assert loss == pytest.approx(expected, rel=1e-4)
+    with pytest.raises(ValueError, match="what .*restore` returns"):
+        export_tflite(twin, tmp_path / "x.tflite")
+
+
+class TestRefusals:
+    """Models that no twin can be made of, before any is made."""
+
+    def check(self, model, message):
+        for make in (
+            compression.quantization_aware,
+            lambda model: compression.prune(model, None),
+            lambda model: compression.cluster(model, 4),
+        ):
+            with pytest.raises(ValueError, match=message):
+                make(model)
+
+    def test_other_models(self):
+        image = keras.Input((8, 8, 3))
+        other = keras.Model(image, keras.layers.Conv2D(2, 3)(image))
+        self.check(other, "with cells of keras_nasnet")
+        self.check(small_network((None, None, 3)), "known image size")
+
+    def test_other_layers(self):
+        class Mine(keras.layers.Layer):
+            def call(self, inputs):
+                return inputs
+
+        trunk = small_network(
+            genotype=Genotype(CELL, CELL), include_top=False, pooling="avg"
+        )
+        model = keras.Sequential([trunk, Mine(name="mine")])
+        self.check(model, "layers of Keras .* 'mine', which is a Mine")
+        # One of Keras', but not of `tf_keras`.
+        x = keras.ops.sin(trunk.output)
+        self.check(keras.Model(trunk.input, x), "tf_keras cannot take over")
+
+    def test_detectors(self):
+        class FasterRCNN(keras.Model):
+            pass
+
+        self.check(FasterRCNN(name="found"), "the detector 'found'")
 
 
 def test_without_the_library(model, monkeypatch):

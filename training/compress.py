@@ -24,6 +24,7 @@ from absl import flags
 
 import keras_nasnet
 from keras_nasnet import compression
+from keras_nasnet import heads
 from keras_nasnet.inference import class_names
 from keras_nasnet.inference import default_size
 from keras_nasnet.inference import head
@@ -113,7 +114,9 @@ def train(twin, batches, epochs, learning_rate, backup, callbacks=()):
 
     twin.compile(
         tf_keras.optimizers.SGD(learning_rate, momentum=0.9),
-        "sparse_categorical_crossentropy",
+        tf_keras.losses.SparseCategoricalCrossentropy(
+            from_logits=heads.returns_logits(twin.outputs[0])
+        ),
         metrics=["accuracy"],
     )
     twin.fit(
