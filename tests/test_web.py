@@ -12,6 +12,7 @@ import threading
 import pytest
 
 import keras_nasnet
+from keras_nasnet import metadata
 from tests.conftest import ROOT
 
 pytest.importorskip("tensorflow")
@@ -25,6 +26,97 @@ PACKAGES = ["@litertjs/core@2.5.3", "playwright-core@1.64.1"]
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_):
         pass
+
+
+def in_node(module, expression, *arguments):
+    """Evaluates JavaScript with what a module of the page exports."""
+    if not shutil.which("node"):
+        pytest.skip("node is not installed")
+    path = (ROOT / "examples" / "web" / module).as_uri()
+    code = f"""
+        import {{ readFileSync }} from "node:fs";
+        import * as page from "{path}";
+        const [first] = process.argv.slice(1);
+        const read = (path) => new Uint8Array(readFileSync(path)).buffer;
+        console.log(JSON.stringify({expression}));
+    """
+    done = subprocess.run(
+        ["node", "--input-type=module", "--eval", code, "--", *arguments],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+class TestMetadata:
+    """The page reads of a file what Python reads of it."""
+
+    LABELS = ["Käfer", "bee", "cat"]
+    READ = """(() => {
+        try { return page.readMetadata(read(first)); }
+        catch (error) { return error.message; }
+    })()"""
+
+    @pytest.fixture(scope="class")
+    def content(self):
+        import tensorflow as tf
+
+        @tf.function(input_signature=[tf.TensorSpec((1, 8, 8, 3), tf.float32)])
+        def mean(image):
+            return tf.reduce_mean(image, (1, 2)) * 2
+
+        return tf.lite.TFLiteConverter.from_concrete_functions(
+            [mean.get_concrete_function()]
+        ).convert()
+
+    def read(self, content, path, name, **settings):
+        path.write_bytes(content)
+        (tensor,) = LiteModel(path).output_tensors
+        names = {tensor: name} if name else {}
+        path.write_bytes(
+            metadata.write(content, "x", "", outputs=names, **settings)
+        )
+        return in_node("metadata.js", self.READ, path)
+
+    @pytest.mark.parametrize("name", [metadata.PROBABILITY, metadata.LOGIT])
+    def test_classifier(self, content, tmp_path, name):
+        found = self.read(
+            content,
+            tmp_path / "x.tflite",
+            name,
+            normalization=(10.0, 20.5),
+            labels=self.LABELS,
+        )
+        assert found == {
+            "labels": self.LABELS,
+            "normalization": {"mean": 10, "std": 20.5},
+            "isLogits": name == metadata.LOGIT,
+        }
+
+    def test_other_files(self, content, tmp_path):
+        path = tmp_path / "x.tflite"
+        found = self.read(content, path, None, normalization=(0.0, 1.0))
+        assert found == "The file is no classifier: it returns features."
+        path.write_bytes(content)
+        message = in_node("metadata.js", self.READ, path)
+        assert "does not say how images have to be scaled" in message
+
+
+def test_numbers():
+    """Pixels are scaled as the file says, and logits become shares."""
+    scaled = in_node(
+        "numbers.js",
+        '["float32", "uint8"].map((dtype) => Array.from('
+        "page.toInput([0, 30], dtype, {mean: 10, std: 20})))",
+    )
+    assert scaled == [[-0.5, 1], [0, 30]]
+    shares = in_node(
+        "numbers.js",
+        "[page.toProbabilities([51, 204], false),"
+        " page.toProbabilities([1, 1, -800], true)]",
+    )
+    assert shares == [[0.2, 0.8], [0.5, 0.5, 0]]
 
 
 @pytest.fixture(scope="module")
