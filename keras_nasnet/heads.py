@@ -25,9 +25,7 @@ def without_auxiliary_head(model):
 
 def last_layer(tensor):
     """Returns the layer that computes an output, also in nested models."""
-    history = tensor._keras_history
-    # The name of it in Keras 3, and in `tf_keras`.
-    layer = getattr(history, "operation", None) or history.layer
+    layer, history = _maker(tensor)
     inner = getattr(layer, "outputs", None)
     if inner:
         return last_layer(inner[history.tensor_index])
@@ -50,8 +48,7 @@ def class_output(model):
 
 def classifier_of(tensor):
     """Returns the `Classifier` behind an output, `None` if there is none."""
-    history = tensor._keras_history
-    layer = getattr(history, "operation", None) or history.layer
+    layer, history = _maker(tensor)
     if isinstance(layer, Classifier):
         return layer
     inner = getattr(layer, "outputs", None)
@@ -82,3 +79,10 @@ def with_softmax(model, place):
     outputs[place] = keras.layers.Softmax(name="probabilities")(outputs[place])
     outputs = keras.tree.pack_sequence_as(model.output, outputs)
     return keras.Model(model.input, outputs, name=model.name)
+
+
+def _maker(tensor):
+    """Returns what computes a tensor, and which of its calls and outputs."""
+    history = tensor._keras_history
+    # Keras 3 and `tf_keras` have other names for it.
+    return getattr(history, "operation", None) or history.layer, history
