@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import threading
 
+import numpy as np
 import pytest
 
 import keras_nasnet
@@ -91,8 +92,38 @@ class TestMetadata:
         assert found == {
             "labels": self.LABELS,
             "normalization": {"mean": 10, "std": 20.5},
-            "isLogits": name == metadata.LOGIT,
+            "output": {
+                "name": "Identity",
+                "isLogits": name == metadata.LOGIT,
+                "step": 1,
+                "zero": 0,
+            },
         }
+
+    def test_integers(self, tmp_path):
+        """Several outputs, in the order of the signature, and their steps."""
+        path = tmp_path / "x.tflite"
+        path.write_bytes(two_outputs())
+        model = LiteModel(path)
+        features, classes = model.output_tensors
+        path.write_bytes(
+            metadata.write(
+                path.read_bytes(),
+                "x",
+                "",
+                outputs={classes: metadata.LOGIT},
+                normalization=(127.5, 127.5),
+            )
+        )
+        found = in_node("metadata.js", self.READ, path)["output"]
+        assert found["name"] == "output_1"
+        assert found["isLogits"]
+        details = LiteModel(path)._outputs[1]
+        assert details["index"] == classes
+        step, zero = details["quantization"]
+        assert found["step"] == pytest.approx(step)
+        assert found["step"] < 1
+        assert found["zero"] == zero == 255
 
     def test_other_files(self, content, tmp_path):
         path = tmp_path / "x.tflite"
@@ -103,6 +134,26 @@ class TestMetadata:
         assert "does not say how images have to be scaled" in message
 
 
+def two_outputs():
+    """Returns a file for integers with two outputs of the same shape."""
+    import keras
+    import tensorflow as tf
+
+    image = keras.Input((8, 8, 3), batch_size=1)
+    features = keras.layers.GlobalAveragePooling2D()(image)
+    model = keras.Model(image, [features, features - 0.5])
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    noise = np.random.default_rng(0).uniform(-1, 1, (8, 1, 8, 8, 3))
+    converter.representative_dataset = lambda: (
+        [x.astype("float32")] for x in noise
+    )
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    converter.inference_input_type = tf.uint8
+    converter.inference_output_type = tf.uint8
+    return converter.convert()
+
+
 def test_numbers():
     """Pixels are scaled as the file says, and logits become shares."""
     scaled = in_node(
@@ -111,12 +162,19 @@ def test_numbers():
         "page.toInput([0, 30], dtype, {mean: 10, std: 20})))",
     )
     assert scaled == [[-0.5, 1], [0, 30]]
+    # Of independent classes, so they need not add up to 1.
+    probabilities = in_node(
+        "numbers.js",
+        "page.toProbabilities([64, 256],"
+        " {isLogits: false, step: 1 / 256, zero: 0})",
+    )
+    assert probabilities == [0.25, 1]
     shares = in_node(
         "numbers.js",
-        "[page.toProbabilities([51, 204], false),"
-        " page.toProbabilities([1, 1, -800], true)]",
+        "page.toProbabilities([130, 130, 1],"
+        " {isLogits: true, step: 100, zero: 128})",
     )
-    assert shares == [[0.2, 0.8], [0.5, 0.5, 0]]
+    assert shares == [0.5, 0.5, 0]
 
 
 @pytest.fixture(scope="module")
@@ -194,3 +252,13 @@ def test_missing_network(site, url):
     result = visit(site, f"{url}?model=none.tflite")
     assert result["status"] == "There is no file none.tflite beside this page."
     assert not result["answers"]
+
+
+def test_missing_packages(site, url):
+    bare = site / "bare"
+    bare.mkdir()
+    for path in site.glob("*.*"):
+        if path.suffix in (".html", ".js"):
+            shutil.copy(path, bare)
+    result = visit(site, f"{url}bare/")
+    assert "Run npm install beside it" in result["status"]

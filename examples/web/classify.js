@@ -52,28 +52,39 @@ async function classify(model, metadata, file) {
   const outputs = await model.run(input);
   // Beside that of the classes there may be some of features.
   const place = model.getOutputDetails()
-    .findIndex((output) => output.shape.length === 2);
+    .findIndex((output) => output.name === metadata.output.name);
   const scores = Array.from(outputs[place].toTypedArray());
   const time = performance.now() - start;
   input.delete();
   outputs.forEach((output) => output.delete());
-  show(toProbabilities(scores, metadata.isLogits), metadata.labels);
+  show(toProbabilities(scores, metadata.output), metadata.labels);
   status.textContent = `${time.toFixed(0)} ms`;
 }
 
-async function main() {
+async function load() {
   const response = await fetch(MODEL);
   if (!response.ok) throw new Error(`There is no file ${MODEL} beside this page.`);
   const buffer = await response.arrayBuffer();
   const metadata = readMetadata(buffer);
   await loadLiteRt(WASM);
   const model = await loadAndCompile(new Uint8Array(buffer), { accelerator: "wasm" });
+  const [batch] = model.getInputDetails()[0].shape;
+  if (batch !== 1) {
+    throw new Error(`${MODEL} takes ${batch} images at once. Write it with batch_size=1.`);
+  }
+  return [model, metadata];
+}
+
+function main() {
+  const loading = load();
+  loading.then(() => { status.textContent = "Ready."; }, fail);
   const drop = document.getElementById("drop");
-  const take = (file) => {
+  // Photographs may come before the network is there.
+  const take = async (file) => {
     const picture = new Image();
     picture.src = URL.createObjectURL(file);
     drop.querySelector("img, span").replaceWith(picture);
-    classify(model, metadata, file).catch(fail);
+    await classify(...await loading, file).catch(fail);
   };
   drop.addEventListener("dragover", (event) => {
     event.preventDefault();
@@ -88,12 +99,12 @@ async function main() {
   document.getElementById("file").addEventListener("change", (event) => {
     if (event.target.files.length) take(event.target.files[0]);
   });
-  status.textContent = "Ready.";
 }
 
 function fail(error) {
+  document.getElementById("answers").replaceChildren(); // of another image
   status.textContent = error.message;
   throw error;
 }
 
-main().catch(fail);
+main();

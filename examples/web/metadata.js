@@ -40,8 +40,15 @@ class Table {
     return this.field(number) ? this.view.getUint32(this.field(number), true) : 0;
   }
 
+  // The first number of a vector; `undefined` if there is none.
   firstFloat(number) {
-    return this.view.getFloat32(this.target(number) + 4, true);
+    const [place] = this.places(number);
+    return place && this.view.getFloat32(place, true);
+  }
+
+  firstLong(number) {
+    const [place] = this.places(number);
+    return place && Number(this.view.getBigInt64(place, true));
   }
 
   table(number) {
@@ -49,13 +56,21 @@ class Table {
   }
 
   tables(number) {
+    return this.places(number).map((position) =>
+      new Table(this.view, position + this.view.getUint32(position, true)));
+  }
+
+  integers(number) {
+    return this.places(number).map((position) =>
+      this.view.getUint32(position, true));
+  }
+
+  // Where the elements of a vector are, if they have 4 bytes each.
+  places(number) {
     if (!this.field(number)) return [];
     const start = this.target(number);
     const count = this.view.getUint32(start, true);
-    return Array.from({ length: count }, (_, i) => {
-      const position = start + 4 + 4 * i;
-      return new Table(this.view, position + this.view.getUint32(position, true));
-    });
+    return Array.from({ length: count }, (_, i) => start + 4 + 4 * i);
   }
 
   // A string, or any vector of bytes.
@@ -72,11 +87,11 @@ class Table {
   }
 }
 
-// Mean and standard deviation of pixels, and the names of the outputs.
+// Mean and standard deviation of pixels, and the output of the classes.
 function readDescription(view) {
   const model = Table.root(view);
   const entry = model.tables(6).find((table) => table.text(0) === KEY);
-  if (!entry) return { normalization: null, outputs: [] };
+  if (!entry) return { normalization: null, output: null };
   const data = model.tables(4)[entry.integer(1)].bytes(0);
   const [graph] = Table.root(
     new DataView(data.buffer, data.byteOffset, data.byteLength),
@@ -84,11 +99,32 @@ function readDescription(view) {
   const unit = graph.tables(2)[0].tables(4)
     .find((table) => table.byte(0) === NORMALIZATION_OPTIONS);
   const options = unit?.table(1);
+  const names = graph.tables(3).map((output) => output.text(0));
   return {
     normalization: options
       ? { mean: options.firstFloat(0), std: options.firstFloat(1) }
       : null,
-    outputs: graph.tables(3).map((output) => output.text(0)),
+    output: readOutput(model, names),
+  };
+}
+
+// Name of the output of the classes in LiteRT, and what its numbers mean.
+function readOutput(model, names) {
+  const place = names.findIndex((name) => [PROBABILITY, LOGIT].includes(name));
+  if (place < 0) return null;
+  const [graph] = model.tables(2);
+  const number = graph.integers(2)[place];
+  const tensor = graph.tables(0)[number];
+  // LiteRT has outputs in the order of the signature, not of the file; without
+  // a signature, they have the names of tensors.
+  const named = model.tables(7)[0]?.tables(1)
+    .find((output) => output.integer(1) === number);
+  const steps = tensor.field(4) ? tensor.table(4) : null;
+  return {
+    name: (named ?? tensor).text(named ? 0 : 3),
+    isLogits: names[place] === LOGIT,
+    step: steps?.firstFloat(2) ?? 1,
+    zero: steps?.firstLong(3) ?? 0,
   };
 }
 
@@ -117,19 +153,18 @@ function readLabels(view) {
   return [];
 }
 
-// Returns `labels`, `normalization` and whether the classes have `logits`.
+// Returns `labels`, `normalization` and `output`, which is that of the classes.
 export function readMetadata(buffer) {
   const view = new DataView(buffer);
-  const { normalization, outputs } = readDescription(view);
+  const { normalization, output } = readDescription(view);
   if (!normalization) {
     throw new Error(
       "The file does not say how images have to be scaled. Write it with " +
       "keras_nasnet.export_tflite.",
     );
   }
-  const isLogits = outputs.includes(LOGIT);
-  if (!isLogits && !outputs.includes(PROBABILITY)) {
+  if (!output) {
     throw new Error("The file is no classifier: it returns features.");
   }
-  return { labels: readLabels(view), normalization, isLogits };
+  return { labels: readLabels(view), normalization, output };
 }
