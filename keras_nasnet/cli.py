@@ -82,7 +82,13 @@ of a SavedModel), as few operations as possible, and compares what the file
 answers with the network's answers.
 
 NETWORK is one of tiny, mobile, large, as in `keras-nasnet predict`, or
-  FILE.keras     a saved model"""
+  FILE.keras     a saved model
+
+A FILE.tflite becomes smaller by --quantization
+  float16, weight_only_int8    stored so, computed in floats
+  dynamic_int8                 computed in integers, scaled for every image
+  int8, int16x8                integers throughout, ranges measured on --data
+"""
 
 EXPORT_EXAMPLES = """\
 examples:
@@ -94,7 +100,8 @@ examples:
 
 BENCHMARK_DESCRIPTION = """\
 Times TensorFlow Lite files on this machine, in turns. XNNPACK is the library
-that runs them fast; the fewer partitions it took a network in, the better."""
+that runs them fast; the fewer partitions it took a network in, the better: 1
+is best, and 0 means that it took nothing. Ratios are to the first file."""
 
 BENCHMARK_EXAMPLES = """\
 examples:
@@ -451,12 +458,14 @@ def _parser():
     command.add_argument(
         "--quantization",
         choices=list(QUANTIZATIONS),
-        help="how to make a FILE.tflite smaller (default: not at all)",
+        metavar="KIND",
+        help="one of those above (default: none, floats of 32 bits)",
     )
     command.add_argument(
         "--data",
         metavar="FOLDER",
-        help="images to quantise and compare a FILE.tflite with",
+        help="images to compare a FILE.tflite on (default: noise), and to "
+        "measure ranges on for int8 and int16x8, which need some hundred",
     )
     command.add_argument(
         "--labels",

@@ -13,6 +13,7 @@ from keras_nasnet import CellGenotype
 from keras_nasnet import Genotype
 from keras_nasnet import NASNetLarge
 from keras_nasnet.cli import main
+from keras_nasnet.conversion import QUANTIZATIONS
 from networks import small_network
 
 
@@ -139,6 +140,7 @@ def test_error_is_one_line(capsys, monkeypatch, tmp_path, command, message):
         "plot nasnet-a",
         "summary",
         "summary cifar -x",
+        "export tiny --out a.tflite --quantization int4",
         "benchmark a.tflite --runs 0",
         "benchmark a.tflite --threads 1,0",
         "benchmark a.tflite --threads 1,,2",
@@ -147,6 +149,15 @@ def test_error_is_one_line(capsys, monkeypatch, tmp_path, command, message):
 def test_usage_error(capsys, command):
     assert main(command.split()) == 2
     assert "usage: keras-nasnet" in capsys.readouterr().err
+
+
+def test_help_of_export_says_what_becomes_of_a_file(capsys):
+    assert main(["export", "--help"]) == 0
+    output = capsys.readouterr().out
+    assert max(map(len, output.splitlines())) <= 80
+    explained, _, _ = output.partition("positional arguments")
+    for name in QUANTIZATIONS:
+        assert name in explained
 
 
 @pytest.mark.parametrize("command", ["", "summary", "plot"])
