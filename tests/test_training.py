@@ -133,7 +133,7 @@ def run(folder, tmp_path_factory):
 def splits_of(folder):
     """Returns a `load` that knows two splits of a folder."""
     splits = dict(zip(("train", "eval"), datasets.load_folder(folder, 0.12)))
-    return lambda name, split, data_dir, seed: splits[split]
+    return lambda name, split, data_dir, seed=None: splits[split]
 
 
 class TestRun:
