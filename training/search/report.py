@@ -167,6 +167,7 @@ def plot_panels(panels, label, out):
         margin = 0.05 * (highest - lowest) or 0.01
         axes.set_ylim(lowest - margin, highest + margin)
         axes.set(title=title, xlabel="children")
+        axes.ticklabel_format(useOffset=False)
         axes.grid(alpha=0.3)
     all_axes[0].set_ylabel(label)
     all_axes[0].legend()
