@@ -129,12 +129,13 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}")
     out = FLAGS.out and picture_path(FLAGS.out)
+    split = datasets.load("cifar10", "train[:45000]", FLAGS.data_dir)
+    rest = datasets.load("cifar10", "train[45000:]", FLAGS.data_dir)
+    held_out = datasets.cifar_eval(rest.dataset, 500)
     results = {}
     for name, (is_mixed, seed, _) in RUNS.items():
-        split = datasets.load("cifar10", "train[:45000]", FLAGS.data_dir)
+        # Anew for each, because it would go on with other batches.
         data = datasets.cifar_train(split.dataset, 64, seed=0)
-        rest = datasets.load("cifar10", "train[45000:]", FLAGS.data_dir)
-        held_out = datasets.cifar_eval(rest.dataset, 500)
         losses, accuracy = train(is_mixed, seed, data, held_out, FLAGS.steps)
         results[name] = {"loss": losses, "accuracy": accuracy}
         print(
