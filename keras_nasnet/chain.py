@@ -4,6 +4,7 @@ import contextlib
 
 import keras
 
+from keras_nasnet.hardware import HALF_TYPES
 from keras_nasnet.normalization import BatchNorm
 
 
@@ -22,7 +23,7 @@ def conv_regularizer(weight_decay):
 def head_dtype(policy):
     """Returns the dtype policy of a classifier: never a 16-bit one."""
     policy = keras.dtype_policies.get(policy)
-    if policy.compute_dtype in ("float16", "bfloat16"):
+    if policy.compute_dtype in HALF_TYPES:
         return keras.dtype_policies.get("float32")
     return policy
 

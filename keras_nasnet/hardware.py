@@ -2,6 +2,8 @@
 
 import keras
 
+HALF_TYPES = ("float16", "bfloat16")
+
 
 def is_tensorflow_on_cpu():
     """Tells whether this is TensorFlow without a GPU or TPU."""

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_nasnet.hardware import HALF_TYPES
 from keras_nasnet.hardware import is_tensorflow_on_cpu
 
 # oneDNN has fast gradients for smaller depthwise kernels.
@@ -52,16 +53,15 @@ class SeparableConv2D(keras.layers.SeparableConv2D):
     def _has_slow_gradients(self, inputs):
         return (
             min(self.kernel_size) >= MIN_KERNEL_SIZE
-            and (inputs.shape[-1] >= MIN_CHANNELS or self._is_half)
+            and (
+                inputs.shape[-1] >= MIN_CHANNELS
+                or self.compute_dtype in HALF_TYPES
+            )
             and self.padding == "same"
             and self.data_format == "channels_last"
             and max(self.dilation_rate) == 1
             and is_tensorflow_on_cpu()
         )
-
-    @property
-    def _is_half(self):
-        return self.compute_dtype in ("bfloat16", "float16")
 
 
 def _depthwise(inputs, kernel, strides):
