@@ -133,13 +133,19 @@ def cluster(model, clusters):
             activations from elsewhere.
     """
     tfmot, _ = _libraries()
-    clustering = tfmot.clustering.keras
-    return clustering.cluster_weights(
+    from tensorflow_model_optimization.python.core.clustering.keras import (
+        cluster_config,
+    )
+
+    return tfmot.clustering.keras.cluster_weights(
         _twin(model),
         number_of_clusters=clusters,
         cluster_centroids_init=(
-            clustering.CentroidInitialization.KMEANS_PLUS_PLUS
+            cluster_config.CentroidInitialization.KMEANS_PLUS_PLUS
         ),
+        # tfmot sums the gradients of all weights that share a value, some
+        # thousand, with which training diverges at any usual learning rate.
+        cluster_gradient_aggregation=cluster_config.GradientAggregation.AVG,
     )
 
 

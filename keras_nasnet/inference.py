@@ -23,6 +23,9 @@ PRETRAINED = {
     "mobile": NASNetMobile,
     "large": NASNetLarge,
 }
+# Layers that leave the scale of an image as it is, besides those of Keras whose
+# names begin with "Random". A twin of `tf_keras` rounds images first.
+SAME_SCALE = {"CenterCrop", "GaussianNoise", "QuantizeLayer", "Resizing"}
 
 
 def predict(model, path, top=5, infer=None):
@@ -39,7 +42,8 @@ def predict(model, path, top=5, infer=None):
         A list of `Prediction`, most likely first.
 
     Raises:
-        ValueError: If the image cannot be read or the model is no classifier.
+        ValueError: If the image cannot be read, the model is no classifier, or
+            layers from elsewhere read its image.
 
     Example:
 
@@ -53,6 +57,14 @@ def predict(model, path, top=5, infer=None):
     size = tuple(n or default_size(model) for n in model.input_shape[1:3])
     pixels = read_pixels(path, size)
     if not takes_pixels(model):
+        if not takes_scaled(model):
+            kinds = sorted(kind for kind, _ in _readers(model))
+            raise ValueError(
+                f"{model.name} reads images by {', '.join(kinds)}, so that it "
+                "is not known how it expects them to be scaled. Begin it with "
+                "a `keras.layers.Rescaling` of pixels in [0, 255], or scale "
+                "images yourself and call the model."
+            )
         pixels = preprocess_input(pixels)
     scores = (infer or model.predict_on_batch)(pixels)
     if isinstance(scores, dict):  # with an auxiliary head
@@ -171,11 +183,11 @@ def _readers(model):
                 map(id, keras.tree.flatten(node.input_tensors))
             ):
                 continue
-            # A twin of `tf_keras` wraps its layers, and rounds images first.
+            # A twin of `tf_keras` wraps its layers.
             kind = type(getattr(layer, "layer", layer)).__name__
             if getattr(layer, "inputs", None):
                 found |= _readers(layer)
-            elif kind == "QuantizeLayer":
+            elif kind in SAME_SCALE or kind.startswith("Random"):
                 images |= set(map(id, keras.tree.flatten(node.outputs)))
             elif kind != "InputLayer":
                 found.add((kind, layer.name))

@@ -140,6 +140,7 @@ def export_tflite(
     path = os.fspath(path)
     _check_arguments(path, quantization, io_dtype, batch_size)
     check_model(model)
+    _check_weights(model)
     model = heads.without_auxiliary_head(model)
     _check_packages(quantization)
     place = heads.class_output(model)
@@ -244,6 +245,19 @@ def _check_arguments(path, quantization, io_dtype, batch_size):
             "`batch_size` must be a positive integer. "
             f"Received: batch_size={batch_size!r}"
         )
+
+
+def _check_weights(model):
+    """Raises an error if the network could answer nothing but NaN.
+
+    What it answers would then agree with what the file answers.
+    """
+    for weight in model.weights:
+        if not np.isfinite(keras.ops.convert_to_numpy(weight)).all():
+            raise ValueError(
+                "`model` must have finite weights. Its training has diverged: "
+                f"{weight.name} of shape {tuple(weight.shape)} has others."
+            )
 
 
 def _check_packages(quantization):
@@ -369,6 +383,12 @@ def _check(made, path, model, images, quantization):
     """Runs a file and returns the report on it."""
     file = LiteModel(made)
     found = keras.tree.flatten(file.predict_on_batch(images))
+    if not all(np.isfinite(output).all() for output in found):
+        raise ValueError(
+            f"The {quantization or 'float32'} file answers with numbers that "
+            "are not finite. Are the images, or are there weights too large "
+            "for this `quantization`?"
+        )
     expected = keras.tree.flatten(model.predict(images, verbose=0))
     agreements = [
         _same_class(a, b) if heads.is_class_output(output) else _cosine(a, b)

@@ -1,6 +1,7 @@
 """Training that compresses: what it promises holds in the network and file."""
 
 import json
+import types
 
 import keras
 import numpy as np
@@ -37,6 +38,12 @@ CELL = CellGenotype(
 X = images(16, 32, 32, 3)
 Y = np.arange(16) % 3
 NAMES = ["ant", "bee", "cat"]
+
+
+def train(twin, batches, learning_rate, folder, *callbacks):
+    settings = types.SimpleNamespace(epochs=1, learning_rate=learning_rate)
+    backup = folder / "backup"
+    compress.train(twin, batches, 2, settings, backup, callbacks)
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +154,7 @@ def test_training_on_logits(tmp_path):
     twin = compression.prune(randomize(model), never)
     batches = tf.data.Dataset.from_tensor_slices((X, Y)).batch(8)
     steps = tfmot.sparsity.keras.UpdatePruningStep()
-    compress.train(twin, batches, 1, 0.0, tmp_path / "backup", [steps])
+    train(twin, batches, 0.0, tmp_path, steps)
     logits = twin.predict(X, verbose=0).astype("float64")
     chosen = logits[np.arange(16), Y]
     expected = np.mean(np.log(np.exp(logits).sum(1)) - chosen)
@@ -155,6 +162,17 @@ def test_training_on_logits(tmp_path):
     assert loss == pytest.approx(expected, rel=1e-4)
     with pytest.raises(ValueError, match="what .*restore` returns"):
         export_tflite(twin, tmp_path / "x.tflite")
+
+
+def test_training_that_diverges(model, tmp_path):
+    batches = tf.data.Dataset.from_tensor_slices((X, Y)).batch(8)
+    twin = compression.cluster(model, 4)
+    with pytest.raises(FloatingPointError, match="Lower `learning_rate` 1e"):
+        train(twin, batches, 1e30, tmp_path)
+    restored = compression.restore(twin, model)
+    with pytest.raises(ValueError, match="training has diverged: .*kernel"):
+        export_tflite(restored, tmp_path / "x.tflite", verbose=False)
+    assert not (tmp_path / "x.tflite").exists()
 
 
 class TestRefusals:

@@ -168,6 +168,30 @@ def test_logits_pixels_and_auxiliary_heads(model, picture, tmp_path):
     )
 
 
+def test_layers_before_the_network(model, picture, tmp_path):
+    picture.save(tmp_path / "a.png")
+    trunk = small_network(include_top=False, pooling="avg")
+    top = Classifier(3, class_names=NAMES[:3], activation="softmax")
+
+    def behind(*layers):
+        return keras.Sequential([keras.Input((32, 32, 3)), *layers, trunk, top])
+
+    flipped = behind(keras.layers.RandomFlip())
+    assert predict(flipped, tmp_path / "a.png") == predict(
+        behind(), tmp_path / "a.png"
+    )
+    scaled = keras.layers.Rescaling(1 / 127.5, offset=-1)
+    for found, expected in zip(
+        predict(behind(keras.layers.RandomFlip(), scaled), tmp_path / "a.png"),
+        predict(behind(), tmp_path / "a.png"),
+    ):
+        assert found.name == expected.name
+        assert found.probability == pytest.approx(expected.probability)
+    normalized = behind(keras.layers.Normalization(mean=0, variance=9))
+    with pytest.raises(ValueError, match="reads images by Normalization, so"):
+        predict(normalized, tmp_path / "a.png")
+
+
 def test_model_without_classifier(tmp_path):
     model = small_network(include_top=False)
     with pytest.raises(ValueError, match="has no classifier"):

@@ -792,6 +792,22 @@ class TestRefusals:
             export_tflite(other, tmp_path / "x.tflite", verbose=False)
         assert not list(tmp_path.iterdir())
 
+    def test_file_that_answers_nan(self, model, files, tmp_path, monkeypatch):
+        right = pathlib.Path(files[None].path).read_bytes()
+        monkeypatch.setattr(
+            conversion,
+            "convert_in_process",
+            lambda folder, out, **_: pathlib.Path(out).write_bytes(right),
+        )
+        monkeypatch.setattr(
+            tflite.LiteModel,
+            "predict_on_batch",
+            lambda self, images: [np.full((len(images), len(LABELS)), np.nan)],
+        )
+        with pytest.raises(ValueError, match="float32 file .* not finite"):
+            export_tflite(model, tmp_path / "x.tflite", verbose=False)
+        assert not list(tmp_path.iterdir())
+
     def test_full_disk(self, model, files, tmp_path, monkeypatch):
         def fail(*_):
             raise OSError(28, "No space left on device")

@@ -73,7 +73,7 @@ def define_flags():
     )
     flags.DEFINE_integer("epochs", 2, "Epochs of training per method.")
     flags.DEFINE_integer("batch_size", 64, "Images per step.")
-    flags.DEFINE_float("learning_rate", 1e-3, "Of SGD with momentum.")
+    flags.DEFINE_float("learning_rate", 1e-3, "At the start.")
     flags.DEFINE_float("sparsity", 0.5, "Share of weights that become zero.")
     flags.DEFINE_integer("clusters", 16, "Different weights in a kernel.")
     flags.DEFINE_integer("seed", 0, "Decides order and augmentation.")
@@ -99,32 +99,49 @@ class Result:
     partitions: int
 
 
-def train(twin, batches, epochs, learning_rate, backup, callbacks=()):
+def train(twin, batches, steps, settings, backup, callbacks=()):
     """Trains a twin of `tf_keras`; can be interrupted and called again.
 
     Args:
         twin: What a function of `keras_nasnet.compression` returned.
         batches: `tf.data.Dataset` of batches (images, labels).
-        epochs: Integer, passes over it.
-        learning_rate: Float.
+        steps: Integer, number of batches.
+        settings: The flags.
         backup: Folder for the state of an interrupted run.
         callbacks: Further callbacks.
+
+    Raises:
+        FloatingPointError: If the loss stops being a number.
     """
     import tf_keras
 
+    # Down to zero: the network comes from a training that ended there, and
+    # loses a point of accuracy where this one ends with large steps.
+    schedule = tf_keras.optimizers.schedules.CosineDecay(
+        settings.learning_rate, steps * settings.epochs
+    )
     twin.compile(
-        tf_keras.optimizers.SGD(learning_rate, momentum=0.9),
+        tf_keras.optimizers.SGD(schedule, momentum=0.9),
         tf_keras.losses.SparseCategoricalCrossentropy(
             from_logits=heads.returns_logits(twin.outputs[0])
         ),
         metrics=["accuracy"],
     )
-    twin.fit(
+    history = twin.fit(
         batches,
-        epochs=epochs,
-        callbacks=[*callbacks, tf_keras.callbacks.BackupAndRestore(backup)],
+        epochs=settings.epochs,
+        callbacks=[
+            *callbacks,
+            tf_keras.callbacks.TerminateOnNaN(),
+            tf_keras.callbacks.BackupAndRestore(backup),
+        ],
         verbose=1 if sys.stdout.isatty() else 2,
-    )
+    ).history
+    if not np.isfinite(history.get("loss", 0.0)).all():
+        raise FloatingPointError(
+            "The loss stopped being a number. Lower `learning_rate` "
+            f"{settings.learning_rate}, and train in another folder."
+        )
 
 
 def compress(model, method, batches, steps, settings):
@@ -143,7 +160,7 @@ def compress(model, method, batches, steps, settings):
     """
     kind, _ = METHODS[method]
     backup = os.path.join(settings.workdir, f"backup_{method}")
-    arguments = (batches, settings.epochs, settings.learning_rate, backup)
+    arguments = (batches, steps, settings, backup)
     if kind is None:
         return model
     if kind == "quantization_aware":
@@ -157,13 +174,13 @@ def compress(model, method, batches, steps, settings):
     import tensorflow_model_optimization as tfmot
 
     # Half of the training to remove weights, half of it to get over that.
-    steps = max(1, steps * settings.epochs // 2)
+    end = max(1, steps * settings.epochs // 2)
     schedule = tfmot.sparsity.keras.PolynomialDecay(
         0.0,
         settings.sparsity,
         begin_step=0,
-        end_step=steps,
-        frequency=max(1, min(10, steps // 10)),
+        end_step=end,
+        frequency=max(1, min(10, end // 10)),
     )
     twin = compression.prune(model, schedule)
     train(twin, *arguments, [tfmot.sparsity.keras.UpdatePruningStep()])
