@@ -298,6 +298,25 @@ class TestErrors:
         assert result["failure"] == "ValueError: Nobody expects this."
         assert result["parameters"] == 102
 
+    def test_process_that_has_grown(self, history, monkeypatch):
+        """Ray begins a child in another process than the last thirty."""
+        monkeypatch.setattr(searcher, "CHILDREN_OF_A_PROCESS", 2)
+        evaluator = run_search.Pretender(
+            os.path.join(history.folder, "notes"), 0
+        )
+        proposer = searcher.PolicySearcher(history, 10)
+        trial = object.__new__(searcher.Trial)
+        trial.setup(proposer.suggest("a"), evaluator, history.folder, None)
+        assert "reward" in trial.step()
+        trial.reset_config(proposer.suggest("b"))
+        assert "reward" in trial.step()
+        third = proposer.suggest("c")
+        trial.reset_config(third)
+        with pytest.raises(RuntimeError, match="enough children"):
+            trial.step()
+        trial.setup(third, evaluator, history.folder, None)
+        assert "reward" in trial.step()
+
     def test_result_of_another_search(self, history):
         evaluator = run_search.Pretender(
             os.path.join(history.folder, "notes"), 0

@@ -27,6 +27,9 @@ from training.search.history import read_child
 ROOT = pathlib.Path(__file__).parents[2]
 # How often a child is begun again whose process died, before it has failed.
 RETRIES = 2
+# TensorFlow keeps something of every network that it trained, so that processes
+# grow. After so many children another one is begun.
+CHILDREN_OF_A_PROCESS = 30
 METRIC = "reward"
 # What a result has of an error that nobody expected, which may be the child's
 # own, or that of every other child too.
@@ -127,11 +130,10 @@ class Trial(tune.Trainable):
         self.evaluator = evaluator
         self.folder = folder
         self.time_limit = time_limit
-        self.is_first = True
+        self.children = 0
         self._begin(config)
 
     def reset_config(self, new_config):
-        self.is_first = False
         self._begin(new_config)
         return True
 
@@ -140,6 +142,9 @@ class Trial(tune.Trainable):
         left = read_child(self.folder, self.task)
         if left.get("done"):
             return left
+        if self.children > CHILDREN_OF_A_PROCESS:
+            # With an error Ray ends this process, and begins the child again.
+            raise RuntimeError("This process has trained enough children.")
         try:
             with self._watched():
                 self.known.update(next(self.results))
@@ -152,7 +157,7 @@ class Trial(tune.Trainable):
             reason = traceback.format_exception_only(error)[0]
             self._fail(reason.partition("\n")[0])
             self.known[ERROR] = traceback.format_exc()
-            if not self.is_first:
+            if self.children > 1:
                 # Earlier children may have left a process in which nothing
                 # works. Ray ends it and begins this one again.
                 self._leave(done=False)
@@ -164,6 +169,7 @@ class Trial(tune.Trainable):
         return dict(self.known)
 
     def _begin(self, task):
+        self.children += 1
         self.started = time.monotonic()
         self.task = task
         self.known = {}
@@ -283,7 +289,8 @@ def search(
             run_config=tune.RunConfig(
                 name="search",
                 storage_path=storage,
-                failure_config=tune.FailureConfig(max_failures=RETRIES),
+                # Once more, as its first process may have had enough.
+                failure_config=tune.FailureConfig(RETRIES + 1),
                 # Children are small, and trained again rather than resumed.
                 checkpoint_config=tune.CheckpointConfig(
                     checkpoint_at_end=False
