@@ -71,18 +71,28 @@ def peak(name, task):
     """
     package, arguments = CONTENDERS[name]
     factory, method, images = TASKS[task]
+    return run_program(
+        PROGRAM.format(
+            package=package,
+            arguments=arguments,
+            factory=factory,
+            method=method,
+            images=images,
+        )
+    )
+
+
+def run_program(program):
+    """Runs a program in a process of its own.
+
+    Args:
+        program: Text of the program, which prints JSON in its last line.
+
+    Returns:
+        What that line says.
+    """
     done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            PROGRAM.format(
-                package=package,
-                arguments=arguments,
-                factory=factory,
-                method=method,
-                images=images,
-            ),
-        ],
+        [sys.executable, "-c", program],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,

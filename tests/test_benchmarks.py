@@ -18,7 +18,8 @@ from tests.runs import CLASS_NAMES
 from tests.runs import write_pictures
 
 pytest.importorskip("tensorflow")
-from benchmarks import comparison  # noqa: E402
+from benchmarks import comparison
+from benchmarks import detection  # noqa: E402
 from benchmarks import latency  # noqa: E402
 from benchmarks import memory  # noqa: E402
 from benchmarks import precision  # noqa: E402
@@ -196,6 +197,36 @@ class TestMemory:
         bytes_, seconds = memory.peak(OURS, "mobile_predict")
         assert 2**27 < bytes_ < 2**34
         assert 0 < seconds < 600
+
+
+class TestDetection:
+    def test_report(self, monkeypatch, tmp_path, capsys):
+        programs = []
+
+        def run_program(program):
+            compile(program, "program", "exec")
+            programs.append(program)
+            return [2**30, 0.25]
+
+        monkeypatch.setattr(memory, "run_program", run_program)
+        path = tmp_path / "peaks.json"
+        run_command(
+            detection,
+            f"--json={path}",
+            "--network=large",
+            "--image_size=600",
+            "--recompute_cells",
+            "--region_samples=16",
+        )
+        assert len(programs) == 2
+        for program in programs:
+            assert "NASNetLarge(weights=None, recompute_cells=True)" in program
+            assert "region_samples=16" in program
+        assert 'if "train" == "train"' in programs[1]
+        results = json.loads(path.read_text())["results"]
+        assert [x["task"] for x in results] == ["predict", "train"]
+        assert results[0]["bytes"] == 2**30
+        assert "large     600 train      1.00 GiB" in capsys.readouterr().out
 
 
 OPERATIONS = ("none", "skip_connect")
