@@ -68,14 +68,21 @@ def read_table(path):
 
 
 def search(policy, cells, evaluations):
-    """Returns validation and test accuracies in the order of evaluation."""
-    found = []
+    """Returns what was found, in the order of evaluation.
+
+    Returns:
+        Three arrays: validation accuracies, test accuracies, and whether a
+        cell was evaluated for the first time.
+    """
+    found, known = [], set()
     while len(found) < evaluations:
         for proposal in policy.propose(20):
-            accuracies = cells[proposal.decisions]
-            policy.feedback(proposal, accuracies[0])
-            found.append(accuracies)
-    return np.array(found[:evaluations]).T
+            validation, test = cells[proposal.decisions]
+            policy.feedback(proposal, validation)
+            found.append((validation, test, proposal.decisions not in known))
+            known.add(proposal.decisions)
+    validation, test, is_new = np.array(found[:evaluations]).T
+    return validation, test, is_new.astype(bool)
 
 
 def best_test(validation, test):
@@ -90,20 +97,24 @@ def summarise(searches):
     """Returns what is reported of the searches by one policy.
 
     Args:
-        searches: List of pairs of arrays, as `search()` returns.
+        searches: List of what `search()` returns.
 
     Returns:
         A dictionary from a name to one number per search.
     """
     numbers = {
-        "mean of the last 100": [v[-100:].mean() for v, _ in searches],
-        "mean of the top 25": [np.sort(v)[-25:].mean() for v, _ in searches],
-        "best": [v.max() for v, _ in searches],
+        "different cells": [new.sum() for _, _, new in searches],
+        "mean of the last 100": [v[-100:].mean() for v, _, _ in searches],
+        # Different ones, of which one that has settled finds few.
+        "mean of the top 25": [
+            np.sort(v[new])[-25:].mean() for v, _, new in searches
+        ],
+        "best": [v.max() for v, _, _ in searches],
     }
     for mark in MARKS:
         if mark <= len(searches[0][0]):
             numbers[f"test of the best of {mark}"] = [
-                best_test(v, t)[mark - 1] for v, t in searches
+                best_test(v, t)[mark - 1] for v, t, _ in searches
             ]
     return {name: np.array(values) for name, values in numbers.items()}
 
@@ -121,9 +132,9 @@ def main(_):
         print()
         results[name] = summarise(searches)
         for curve, values in (
-            ("mean of the last 100", [_latest(v) for v, _ in searches]),
-            ("best", [np.maximum.accumulate(v) for v, _ in searches]),
-            ("test of the best", [best_test(v, t) for v, t in searches]),
+            ("mean of the last 100", [_latest(v) for v, _, _ in searches]),
+            ("best", [np.maximum.accumulate(v) for v, _, _ in searches]),
+            ("test of the best", [best_test(v, t) for v, t, _ in searches]),
         ):
             curves[curve][name] = values
         for what, values in results[name].items():

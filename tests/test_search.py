@@ -22,6 +22,7 @@ from training.search.policies import LESSONS  # noqa: E402
 from training.search.policies import POLICIES  # noqa: E402
 from training.search.policies import ControllerPolicy  # noqa: E402
 from training.search.policies import EvolutionPolicy  # noqa: E402
+from training.search.policies import Proposal  # noqa: E402
 from training.search.policies import RandomPolicy  # noqa: E402
 
 CHOICES = (3, 2, 5)
@@ -281,12 +282,92 @@ class TestPolicies:
         known = set(policy.rewards.values())
         assert known == {0.0, 1.0}
 
-    def test_failure_is_no_better_than_the_worst(self):
+    @pytest.mark.parametrize(
+        "rewards, expected",
+        [
+            ([0.9, 0.91], 0.9),
+            ([-2.0, -3.0], -3.0),
+            # Without a difference there would be nothing to learn from it.
+            ([0.9], -0.1),
+            ([-3.0, -3.0], -4.0),
+        ],
+    )
+    def test_reward_of_a_failure(self, rewards, expected, tmp_path):
+        policy = RandomPolicy(SPACE)
+        *others, failed = policy.propose(len(rewards) + 1)
+        for proposal, reward in zip(others, rewards):
+            policy.feedback(proposal, reward)
+        policy.save(tmp_path)
+        policy = RandomPolicy.restore(tmp_path)
+        policy.feedback(failed, None)
+        identity = SPACE.identity(failed.decisions)
+        assert policy.rewards[identity] == pytest.approx(expected)
+        # Failures do not get worse and worse.
+        (again,) = policy.propose(1)
+        policy.feedback(again, None)
+        identity = SPACE.identity(again.decisions)
+        assert policy.rewards[identity] == pytest.approx(expected)
+
+    @pytest.mark.parametrize("name", list(POLICIES))
+    def test_failure_before_any_reward(self, name):
+        policy = POLICIES[name](SPACE)
+        for _ in range(3):
+            for proposal in policy.propose(20):
+                policy.feedback(proposal, None)
+        assert policy.rewards == policy.pending == {}
+        assert not getattr(policy, "waiting", None)
+        assert not getattr(policy, "alive", None)
+
+    def test_failure_of_what_is_known(self):
         policy = RandomPolicy(SPACE)
         first, second = policy.propose(2)
-        policy.feedback(first, -3.0)
-        policy.feedback(second, None)
-        assert set(policy.rewards.values()) == {-3.0}
+        policy.feedback(first, 0.9)
+        policy.feedback(second, 0.1)
+        policy.feedback(first, None)
+        assert policy.rewards[SPACE.identity(first.decisions)] == 0.9
+
+    @pytest.mark.parametrize("count", [1, 20])
+    def test_settled(self, count):
+        """What wants only what it knows is not asked again and again."""
+        policy = RandomPolicy(SPACE)
+        (known,) = policy.propose(1)
+        policy.feedback(known, 1.0)
+        asked = []
+
+        def sample(count):
+            asked.append(count)
+            return [known] * count
+
+        policy._sample = sample
+        found = policy.propose(count)
+        assert [p.decisions for p in found] == [known.decisions] * count
+        assert [p.number for p in found] == list(range(2, count + 2))
+        assert len(asked) == LESSONS + 2
+        # Drawn among them, what is new is preferred.
+        first, *rest = known.decisions
+        other = Proposal(0, ((first + 1) % CHOICES[0], *rest))
+        policy._sample = lambda count: [known] * (count - 1) + [other]
+        assert policy.propose(1)[0].decisions == other.decisions
+
+    def test_scale_of_rewards(self):
+        """Small differences teach as much as large ones."""
+        config = {"entropy_weight": 0.0}
+        found = []
+        for scale in (1e-3, 100):
+            policy = ControllerPolicy(SPACE, config=config, repeat=True)
+            tried = search(policy, lambda d, s=scale: s * sum(d), 200)
+            found.append(np.array([d for d, _ in tried]))
+        np.testing.assert_array_equal(*found)
+        # It has learned.
+        assert found[0][-50:].sum() > 1.1 * found[0][:50].sum()
+
+    def test_evolution_without_a_choice(self):
+        policy = EvolutionPolicy(DecisionSpace([("only", 1)]), repeat=True)
+        assert search(policy, sum, 300)[-1][0] == (0,)
+
+    def test_seed_of_numpy(self, tmp_path):
+        RandomPolicy(SPACE, seed=np.int64(3)).save(tmp_path)
+        assert RandomPolicy.restore(tmp_path).seed == 3
 
     @pytest.mark.parametrize("name", list(POLICIES))
     def test_duplicates_of_what_takes_long(self, name):

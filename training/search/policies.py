@@ -22,11 +22,13 @@ from training.search import ppo
 from training.search.controller import Controller
 
 STATE_FILE = "policy.npz"
-# How often new architectures are looked for before old ones are proposed again.
-PATIENCE = 100
-# How many of these times an old one that turns up teaches the policy, at no
-# cost. More of them, and one that has settled learns only what it knows.
+# How often new architectures are looked for, in the place of old ones that turn
+# up. Such an old one teaches the policy, at no cost. More often, and a policy
+# that has settled learns only what it knows.
 LESSONS = 5
+# How many are drawn at last, for each that is missing, before old ones are
+# proposed again.
+PATIENCE = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,13 +55,13 @@ class Policy:
         seed: Integer that decides everything random.
         repeat: Whether an architecture may be proposed again whose reward is
             known. Otherwise the policy answers itself, from its history, and
-            proposes another one.
+            proposes another one, unless all that it wants is known.
     """
 
     def __init__(self, space, seed=0, repeat=False):
         self.space = space
         self.repeat = repeat
-        self.seed = seed
+        self.seed = int(seed)
         self.rng = np.random.default_rng(seed)
         self.proposed = 0
         # Identity of an architecture -> its last reward.
@@ -67,47 +69,69 @@ class Policy:
         # Identity of an architecture that was proposed -> equal ones that
         # wait for the same reward.
         self.pending = {}
-        self.lowest = 0.0
+        # The worst and the best reward so far.
+        self.lowest = self.highest = None
 
     def propose(self, count):
         """Returns a list of `count` new `Proposal`s."""
         found = []
-        for attempt in range(PATIENCE):
-            for proposal in self._sample(count - len(found)):
+        for attempt in range(LESSONS + 1):
+            is_last = attempt == LESSONS
+            drawn = (count - len(found)) * (PATIENCE if is_last else 1)
+            for proposal in self._sample(drawn):
                 identity = self.space.identity(proposal.decisions)
                 if not self.repeat and identity in self.rewards:
-                    if attempt < LESSONS:
+                    if not is_last:
                         self._learn(proposal, self.rewards[identity])
                 elif not self.repeat and identity in self.pending:
                     waiting = self.pending[identity]
                     # However long the reward takes.
-                    if attempt < LESSONS and len(waiting) < LESSONS:
+                    if not is_last and len(waiting) < LESSONS:
                         waiting.append(proposal)
                 else:
-                    self.pending.setdefault(identity, [])
-                    found.append(self._numbered(proposal))
-            if len(found) == count:
-                return found
+                    found.append(self._expected(proposal))
+                if len(found) == count:
+                    return found
         # Everything that it wants is known.
-        missing = self._sample(count - len(found))
-        return [*found, *map(self._numbered, missing)]
+        return found + [
+            self._expected(proposal)
+            for proposal in self._sample(count - len(found))
+        ]
 
     def feedback(self, proposal, reward):
         """Takes the reward of a proposal.
 
         Args:
             proposal: What `propose()` returned, perhaps long ago.
-            reward: Float, larger is better; `None` if the trial failed, which
-                counts as the worst reward there was, or 0 if that is worse.
+            reward: Float, larger is better; `None` if the trial failed. That
+                counts as the worst reward so far, or as 1 less where all are
+                equal; as the architecture's own if that is known; and it
+                teaches nothing as long as there is no reward at all.
         """
-        if reward is None or not np.isfinite(reward):
-            reward = self.lowest
-        reward = float(reward)
-        self.lowest = min(self.lowest, reward)
         identity = self.space.identity(proposal.decisions)
-        self.rewards[identity] = reward
+        if reward is None or not np.isfinite(reward):
+            reward = self.rewards.get(identity, self._floor())
+            if reward is None:
+                self.pending.pop(identity, None)
+                return
+        elif self.lowest is None:
+            self.lowest = self.highest = float(reward)
+        else:
+            self.lowest = min(self.lowest, float(reward))
+            self.highest = max(self.highest, float(reward))
+        self.rewards[identity] = reward = float(reward)
         for answered in (proposal, *self.pending.pop(identity, [])):
             self._learn(answered, reward)
+
+    def _floor(self):
+        """Returns the reward of a failed trial, `None` without any other.
+
+        Not below the others, if they differ: where they differ by little, one
+        that does by much would be all that is learned.
+        """
+        if self.lowest is None or self.lowest < self.highest:
+            return self.lowest
+        return self.lowest - 1.0
 
     def save(self, folder):
         """Writes the whole state of the policy, at once or not at all."""
@@ -149,7 +173,9 @@ class Policy:
             policy._load(state, arrays)
         return policy
 
-    def _numbered(self, proposal):
+    def _expected(self, proposal):
+        """Returns a proposal with its number, from now on under way."""
+        self.pending.setdefault(self.space.identity(proposal.decisions), [])
         self.proposed += 1
         return dataclasses.replace(proposal, number=self.proposed)
 
@@ -178,6 +204,7 @@ class Policy:
                 for identity, waiting in self.pending.items()
             },
             "lowest": self.lowest,
+            "highest": self.highest,
         }
 
     def _load(self, state, arrays):
@@ -189,6 +216,7 @@ class Policy:
             for identity, waiting in state["pending"].items()
         }
         self.lowest = state["lowest"]
+        self.highest = state["highest"]
 
     def _arrays(self):
         return {}
@@ -238,7 +266,6 @@ class EvolutionPolicy(Policy):
         self.population = population
         self.tournament = tournament
         self.alive = []  # (decisions, reward), the oldest first
-        self.started = 0
 
     def _sample(self, count):
         return [Proposal(0, self._child()) for _ in range(count)]
@@ -246,14 +273,15 @@ class EvolutionPolicy(Policy):
     def _child(self):
         choices = self.space.choices
         # Until there are enough that were drawn at random.
-        if self.started < self.population or not self.alive:
-            self.started += 1
+        if self.proposed < self.population or not self.alive:
             return tuple(map(int, self.rng.integers(choices)))
         drawn = self.rng.choice(
             len(self.alive), min(self.tournament, len(self.alive)), False
         )
         parent = max((self.alive[i] for i in drawn), key=lambda x: x[1])[0]
         changeable = [i for i, n in enumerate(choices) if n > 1]
+        if not changeable:
+            return parent
         where = int(self.rng.choice(changeable))
         # Another choice than the parent's.
         step = self.rng.integers(1, choices[where])
@@ -272,16 +300,11 @@ class EvolutionPolicy(Policy):
         }
 
     def _state(self):
-        return {
-            **super()._state(),
-            "alive": self.alive,
-            "started": self.started,
-        }
+        return {**super()._state(), "alive": self.alive}
 
     def _load(self, state, arrays):
         super()._load(state, arrays)
         self.alive = [(tuple(d), reward) for d, reward in state["alive"]]
-        self.started = state["started"]
 
 
 class ControllerPolicy(Policy):
@@ -304,7 +327,9 @@ class ControllerPolicy(Policy):
         self.units = units
         self.controller = Controller(space.choices, units, seed=seed)
         self.optimizer = keras.optimizers.Adam(
-            self.config.learning_rate, global_clipnorm=self.config.max_grad_norm
+            self.config.learning_rate,
+            epsilon=self.config.epsilon,
+            global_clipnorm=self.config.max_grad_norm,
         )
         self.optimizer.build(self.controller.trainable_variables)
         self.baseline = None

@@ -21,6 +21,8 @@ class PPOConfig:
             decision still counts.
         epochs: Gradient steps per update, each on the whole batch.
         max_grad_norm: Limit of the global norm of the gradient, or `None`.
+        epsilon: Of Adam. As small that rewards may differ by little: what is
+            learned from them does not depend on their scale.
 
     Source:
         - [Learning Transferable Architectures for Scalable Image Recognition](
@@ -36,6 +38,7 @@ class PPOConfig:
     clip: float = 0.2
     epochs: int = 10
     max_grad_norm: float | None = None
+    epsilon: float = 1e-12
 
 
 def loss(log_probs, entropy, old_log_probs, advantages, config):
