@@ -101,7 +101,7 @@ class FactorizedReduction(Chain):
         self.filters = filters
         self.pre_activated = pre_activated
 
-    def build(self, input_shape):
+    def build_layers(self, input_shape):
         half = self.filters // 2
         self.path_1 = self.conv("path_1", half, 1, strides=2)
         self.path_2 = self.conv("path_2", self.filters - half, 1, strides=2)
@@ -249,7 +249,7 @@ class Cell(Chain):
             "dtype": self.dtype_policy,
         }
 
-    def build(self, input_shape):
+    def build_layers(self, input_shape):
         shapes = self._check_input_shapes(input_shape)
         self.fit_inputs = [
             self._fit_input(i, shape) for i, shape in enumerate(shapes)

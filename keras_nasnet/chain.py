@@ -73,6 +73,15 @@ class Chain(keras.layers.Layer):
         raise NotImplementedError
 
     def build(self, input_shape):
+        self.build_layers(input_shape)
+        # Keras passes this on when it is set, not to layers that come later: in
+        # a copy or a loaded model they would learn again.
+        if not self.trainable:
+            for layer in self._flatten_layers(include_self=False):
+                layer.trainable = False
+
+    def build_layers(self, input_shape):
+        """Makes and builds the layers inside."""
         self.steps = self.make_steps(input_shape)
         with short_variable_names():
             for step in self.steps:

@@ -240,6 +240,10 @@ def _classifier(network, args):
 
 def detect(args):
     """Finds objects in image files, and draws them."""
+    if not 0 <= args.min_score <= 1:
+        raise ValueError(
+            f"--min-score must be from 0 to 1. Received: {args.min_score:g}"
+        )
     outs = _drawings(args.images, args.out)
     from keras_nasnet import detection
     from keras_nasnet.inference import load_model

@@ -410,10 +410,11 @@ def test_cut_refuses_what_it_cannot_cut():
 @pytest.fixture(scope="module")
 def trained():
     """A detector after many looks at a few images, and these."""
+    keras.utils.set_random_seed(0)
     x, y = scene(4)
     model = detector(train_batch_norm=True)
     model.compile(keras.optimizers.Adam(5e-3), jit_compile=False)
-    history = model.fit(x, y, batch_size=4, epochs=120, verbose=0).history
+    history = model.fit(x, y, batch_size=4, epochs=150, verbose=0).history
     return model, x, y, history
 
 
@@ -478,6 +479,114 @@ def test_batch_norm(train):
         assert same == [not train] * 4, layer.path
 
 
+def huber(difference):
+    large = abs(difference)
+    return 0.5 * large**2 if large <= 1 else large - 0.5
+
+
+def test_losses(monkeypatch):
+    """All four parts, against plain loops."""
+
+    def sample(is_positive, is_negative, count, share, seed):
+        score = ops.cast(is_positive, "int32") * 2
+        score += ops.cast(is_negative, "int32")
+        score, places = ops.top_k(score, count)
+        return places, score > 0
+
+    monkeypatch.setattr(targets, "sample", sample)
+    model = detector()
+    x, y = scene(4)
+    outputs = model(x, training=True)
+    model.compute_loss(x=ops.convert_to_tensor(x), y=y, y_pred=outputs)
+    found = {k: float(v.result()) for k, v in model.loss_parts.items()}
+
+    anchors = model.anchors(ops.convert_to_tensor(x))
+    regions = ops.concatenate(
+        [model._propose(ops.convert_to_tensor(x), outputs), y["boxes"]], axis=1
+    )
+    expected = dict.fromkeys(found, 0.0)
+    for kind, candidates, positive, negative, count in (
+        ("proposal", anchors, 0.7, 0.3, 256),
+        ("region", regions, 0.5, 0.5, 16),
+    ):
+        is_proposal = kind == "proposal"
+        match, is_positive, is_negative = targets.match(
+            candidates, y["boxes"], y["labels"], positive, negative, is_proposal
+        )
+        places, used = sample(is_positive, is_negative, count, 0.5, None)
+        places, used, match, is_positive, boxes = map(
+            ops.convert_to_numpy,
+            (places, used, match, is_positive, candidates),
+        )
+        if is_proposal:
+            # Some learn where boxes are, some do not count.
+            assert 0 < is_positive.sum() < 40
+            assert not ops.convert_to_numpy(is_negative)[~is_positive].all()
+            logits = ops.convert_to_numpy(outputs["objectness"])
+            deltas = ops.convert_to_numpy(outputs["anchor_deltas"])
+        else:
+            chosen = np.take_along_axis(boxes, places[..., None], axis=1)
+            logits, deltas = map(
+                ops.convert_to_numpy,
+                model._classify(outputs["features"], chosen, True),
+            )
+        classes = places_loss = 0.0
+        for i, row in enumerate(places):
+            for k, place in enumerate(row):
+                if not used[i, k]:
+                    continue
+                box = boxes[place] if is_proposal else boxes[i, place]
+                truth = match[i, place]
+                label = y["labels"][i, truth]
+                if is_proposal:
+                    z = logits[i, place]
+                    classes += np.log1p(np.exp(z)) - z * is_positive[i, place]
+                    predicted = deltas[i, place]
+                else:
+                    z = logits[i, k]
+                    right = 1 + label if is_positive[i, place] else 0
+                    classes += np.log(np.exp(z).sum()) - z[right]
+                    predicted = deltas[i, k, label]
+                if is_positive[i, place]:
+                    wanted = run(targets.encode, box, y["boxes"][i, truth])
+                    places_loss += sum(map(huber, wanted - predicted))
+        names = ("objectness", "proposal_box")
+        if not is_proposal:
+            names = ("classification", "box")
+        expected[names[0]] = classes / used.sum()
+        expected[names[1]] = 2 * places_loss / used.sum()
+    assert min(expected.values()) > 0
+    assert found == pytest.approx(expected, rel=1e-3)
+
+
+def test_frozen_layers_stay_as_they_are():
+    network = randomize(
+        small_network(genotype=CHEAP, penultimate_filters=64, bn_momentum=0.9)
+    )
+    for name in ("stem", "cell_0"):
+        network.get_layer(name).trainable = False
+    model = detection.FasterRCNN(network, 2, train_batch_norm=True, **SMALL)
+    layers = [model.backbone.get_layer(name) for name in ("stem", "cell_0")]
+    frozen = {id(v) for layer in layers for v in layer.variables}
+    assert not frozen & {id(v) for v in model.trainable_variables}
+    before = [layer.get_weights() for layer in layers]
+    last = model.backbone.get_layer("cell_1").get_weights()
+    step(model, *scene())
+    for layer, old in zip(layers, before):
+        for a, b in zip(layer.get_weights(), old):
+            np.testing.assert_array_equal(a, b)
+    after = model.backbone.get_layer("cell_1").get_weights()
+    assert any((a != b).any() for a, b in zip(after, last))
+
+
+def test_weights_of_images_are_refused():
+    x, y = scene()
+    model = detector()
+    model.compile("sgd", jit_compile=False)
+    with pytest.raises(ValueError, match="no `sample_weight`"):
+        model.train_on_batch(x, y, sample_weight=np.ones(2))
+
+
 def test_one_step_trains_both_halves():
     model = detector()
     x, y = scene()
@@ -519,6 +628,10 @@ class TestUnusualImages:
         logs = self.check(model, np.full((2, 3, 4), -1), np.full((2, 3), -1))
         assert logs["box_loss"] == logs["proposal_box_loss"] == 0
         assert logs["classification_loss"] > 0
+
+    def test_without_room_for_objects(self, model):
+        logs = self.check(model, np.zeros((2, 0, 4)), np.zeros((2, 0)))
+        assert logs["box_loss"] == 0 and logs["classification_loss"] > 0
 
     def test_outside_and_without_area(self, model):
         boxes = [[[-9, -9, -2, -3], [40, 3, 50, 9], [5, 5, 5, 9]]]
@@ -608,6 +721,26 @@ def test_export(trained, tmp_path):
         detection.export(model, path, image_size=32)
     with pytest.raises(ValueError, match="`image_size` must be given"):
         detection.export(model, str(tmp_path / "other"))
+
+
+def test_export_that_differs(trained, tmp_path, monkeypatch):
+    """In noise nothing is found, and the difference is seen all the same."""
+    model, _, _, _ = trained
+    bias = model.region_deltas.bias
+    right = ops.convert_to_numpy(bias).copy()
+    save = tf.saved_model.save
+
+    def save_and_change(*args):
+        save(*args)
+        bias.assign(right + 1)
+
+    monkeypatch.setattr(tf.saved_model, "save", save_and_change)
+    try:
+        with pytest.raises(ValueError, match="answers something else"):
+            detection.export(model, str(tmp_path / "x"), image_size=32)
+    finally:
+        bias.assign(right)
+    assert not list(tmp_path.iterdir())
 
 
 def test_command(trained, tmp_path, monkeypatch, capsys):

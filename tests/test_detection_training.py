@@ -16,6 +16,7 @@ pytest.importorskip("keras_hub")
 from keras_nasnet import NASNetTiny  # noqa: E402
 from keras_nasnet import detection  # noqa: E402
 from keras_nasnet.detection import pictures  # noqa: E402
+from tests.commands import run_command  # noqa: E402
 from tests.networks import randomize  # noqa: E402
 from tests.runs import NETWORK  # noqa: E402
 from training import detect  # noqa: E402
@@ -114,12 +115,23 @@ def test_load(folder):
             assert label == category - 1
 
 
-def test_records_without_area_are_left_out(folder, tmp_path):
+@pytest.mark.parametrize("box", [[3, 3, 0, 5], [0, 0, 0, 5], [40, 3, 3, 0]])
+def test_records_without_area_are_left_out(folder, tmp_path, box):
+    split = change(folder, tmp_path, bbox=box)
     count = len(examples(load(folder))[0]["boxes"])
-    for values in ({"bbox": [3, 3, 0, 5]}, {"iscrowd": 1}):
-        split = change(folder, tmp_path, **values)
-        assert len(examples(split)[0]["boxes"]) == count - 1
-        assert len(split.truth()["annotations"][0]["bbox"]) == 4
+    assert len(examples(split)[0]["boxes"]) == count - 1
+    # Nobody could find them.
+    batches = detection_data.evaluation_batches(split, 2, 32)
+    results = detection_metrics.predictions(Perfect(batches), batches)
+    values = detection_metrics.evaluate(split.truth(), results)
+    assert values["mAP"] == pytest.approx(1)
+
+
+def test_crowds_are_not_trained_on(folder, tmp_path):
+    split = change(folder, tmp_path, iscrowd=1)
+    count = len(examples(load(folder))[0]["boxes"])
+    assert len(examples(split)[0]["boxes"]) == count - 1
+    assert split.truth()["annotations"][0]["iscrowd"] == 1
 
 
 @pytest.mark.parametrize(
@@ -133,6 +145,7 @@ def test_records_without_area_are_left_out(folder, tmp_path):
         ({"bbox": [1, 2, 3, float("nan")]}, "annotation 1 has no box of four"),
         ({"bbox": [9, 9, -3, 4]}, "annotation 1 has a box of negative size"),
         ({"bbox": [40, 2, 3, 4]}, "annotation 1 lies outside its image of 32x"),
+        ({"bbox": [-5, 2, 5, 4]}, "annotation 1 lies outside its image of 32x"),
     ],
 )
 def test_unusable_records_are_named(folder, tmp_path, values, message):
@@ -147,13 +160,21 @@ def test_unusable_records_are_named(folder, tmp_path, values, message):
         ("images", {"id": "a"}, "`images` has no usable `id`: .*000000.png"),
         ("images", {"id": 1}, "two records of `images` have the same `id`"),
         ("categories", {"name": 5}, "`categories` has no usable `name`"),
+        ("images", None, "a record of `images` has no usable `id`: None"),
+        ("annotations", None, "an annotation is no dictionary: None"),
+        (None, None, "must be a dictionary of images, .* It is a list"),
     ],
 )
 def test_other_unusable_records_are_named(
     folder, tmp_path, name, values, message
 ):
     data = json.loads((folder / "eval.json").read_text())
-    data[name][0].update(values)
+    if name is None:  # as files of results are
+        data = data["annotations"]
+    elif values is None:
+        data[name][0] = None
+    else:
+        data[name][0].update(values)
     path = tmp_path / "changed.json"
     path.write_text(json.dumps(data))
     with pytest.raises(ValueError, match=message):
@@ -224,7 +245,7 @@ def bright_box(height, width, box):
         "id": np.int64(7),
     }
     dataset = tf.data.Dataset.from_tensors(record)
-    return detection_data.Split(dataset, dict, 1, CLASS_NAMES, None)
+    return detection_data.Split(dataset, dict, 1, 1, CLASS_NAMES, None)
 
 
 @pytest.mark.parametrize("height, width", [(40, 80), (80, 40), (100, 100)])
@@ -258,7 +279,7 @@ def test_augmentation_moves_boxes_with_the_pixels():
             images, found["boxes"], found["labels"]
         ):
             assert np.abs(image).max() < 1.001
-            assert labels.tolist() == [1]
+            assert labels.tolist() == [1] + [-1] * (detection_data.BOXES - 1)
             part = bright_part(image, 0.2)
             assert np.abs(boxes[0] - part).max() < 2
             seen.append(boxes[0])
@@ -272,6 +293,24 @@ def test_augmentation_moves_boxes_with_the_pixels():
     assert np.ptp(seen[:, 3] - seen[:, 1]) > 5
     assert np.ptp(seen[:, 0]) > 10
     assert 5 < mirrored < 25
+
+
+@pytest.mark.parametrize("count, filled", [(0, 32), (32, 32), (33, 64)])
+def test_boxes_are_filled_up(count, filled):
+    split = bright_box(64, 64, (10, 12, 30, 36))
+
+    def repeat(record):
+        boxes = tf.repeat(record["boxes"], count, axis=0)
+        labels = tf.repeat(record["labels"], count)
+        return {**record, "boxes": boxes, "labels": labels}
+
+    split = split._replace(records=split.records.map(repeat))
+    ((_, found),) = detection_data.evaluation_batches(
+        split, 1, 64
+    ).as_numpy_iterator()
+    assert found["boxes"].shape == (1, filled, 4)
+    assert found["labels"][0].tolist() == [1] * count + [-1] * (filled - count)
+    assert (found["boxes"][0, count:] == -1).all()
 
 
 def test_batches_are_repeatable(folder):
@@ -299,6 +338,8 @@ def two_photographs(builder, **_):
     for name in ("is_crowd", "is_difficult"):
         if name in builder.info.features["objects"]:
             objects[name] = np.array([False, True, False])
+    if "area" in builder.info.features["objects"]:
+        objects["area"] = np.array([5, 6, 7])
     examples = [
         {
             "image": rng.integers(0, 256, (40, 60 + n, 3), "uint8"),
@@ -330,6 +371,12 @@ def test_tfds(name):
     assert found["boxes"].shape[-1] == 4
     crowds = sum(a["iscrowd"] for a in truth["annotations"])
     assert len(truth["annotations"]) == 3 and crowds == 1
+    areas = [a["area"] for a in truth["annotations"]]
+    if name == "coco/2017":
+        assert areas == [5, 6, 7]
+    else:
+        sizes = [a["bbox"][2] * a["bbox"][3] for a in truth["annotations"]]
+        assert areas == pytest.approx(sizes)
     assert len(first[1]["boxes"]) == 2
     for example, image in zip(first, truth["images"]):
         height, width = example["image"].shape[:2]
@@ -574,10 +621,14 @@ def test_unfit_recipes(small_preset, folder, tmp_path):
 def test_freezing(folder, tmp_path):
     recipe = small_recipe(folder, tmp_path, train_from="cell_1")
     model = detect.build(recipe, CLASS_NAMES)
-    trained = {
-        layer.name for layer in model.backbone.layers if layer.trainable_weights
-    }
-    assert "cell_0" not in trained and {"cell_1", "cell_2"} <= trained
+    trained = {id(variable) for variable in model.trainable_variables}
+
+    def is_trained(name):
+        layer = model.backbone.get_layer(name)
+        return bool(trained & {id(variable) for variable in layer.variables})
+
+    assert not is_trained("stem") and not is_trained("cell_0")
+    assert is_trained("cell_1") and is_trained("cell_2")
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -624,3 +675,27 @@ def test_retinanet_starts_from_sensible_biases(folder):
     detect.compile_detector(model, recipe, 10)
     losses = model.compute_loss(x, y, model(x, training=True), None)
     assert losses < 10
+
+
+def test_flags(monkeypatch):
+    found = []
+    monkeypatch.setattr(
+        detect, "main", lambda _: found.append(detect.recipe_from_flags())
+    )
+    run_command(detect, "--workdir=any")
+    run_command(
+        detect,
+        "--workdir=any",
+        "--recipe=pasted",
+        "--detector=retinanet",
+        "--image_size=256",
+        "--anchor_sizes=32,64.5",
+    )
+    assert found[0] == RECIPES["pasted"]
+    settings = {**RECIPES["pasted"].faster_rcnn, "anchor_sizes": (32, 64.5)}
+    assert found[1] == dataclasses.replace(
+        RECIPES["pasted"],
+        detector="retinanet",
+        image_size=256,
+        faster_rcnn=settings,
+    )

@@ -9,7 +9,8 @@ The working folder then holds the trained detector (`final.keras`), the best
 one by mAP (`best.keras`), `log.csv`, the recipe and TensorBoard's logs with
 pictures of what is found. A run that is killed loses nothing but its current
 epoch. A data set of one's own is given by `--dataset=FILE.json --images=FOLDER
---eval_dataset=FILE.json --eval_images=FOLDER`.
+--eval_dataset=FILE.json --eval_images=FOLDER`, with `--image_size` and
+`--anchor_sizes` that suit its objects.
 """
 
 import dataclasses
@@ -72,6 +73,12 @@ def define_flags():
     flags.DEFINE_string("workdir", None, "Folder of the run.")
     flags.DEFINE_string("data_dir", None, "Folder of prepared tfds data sets.")
     flags.DEFINE_integer("seed", 0, "Decides weights, order, augmentation.")
+    flags.DEFINE_list(
+        "anchor_sizes",
+        None,
+        "Sizes in pixels that objects of a Faster R-CNN have, once images are "
+        "brought to the recipe's size, such as 32,64,128,256.",
+    )
     overrides.define(DetectionRecipe, OVERRIDES)
     flags.mark_flags_as_required(["workdir"])
 
@@ -180,7 +187,7 @@ def build(recipe, class_names):
     preset = f"nasnet_{recipe.backbone}_"
     (preset,) = (name for name in PRESETS if name.startswith(preset))
     encoder = detection.NASNetBackbone.from_preset(
-        preset, bool(weights), weights, image_shape=(size, size, 3)
+        preset, weights is not None, weights, image_shape=(size, size, 3)
     )
     # KerasHub adds each scale to the next one, enlarged to twice its size.
     coarsest = max(int(level[1:]) for level in encoder.pyramid_outputs)
@@ -214,12 +221,12 @@ def build(recipe, class_names):
     # At first hardly any place has an object, and boxes are where anchors are,
     # as in the RetinaNet paper. KerasHub has the two biases the wrong way round
     # and larger kernels, with which losses begin in the hundreds.
-    small = keras.initializers.RandomNormal(stddev=0.01)
     for head, bias in (
         (detector.classification_head, -math.log(99)),
         (detector.box_head, 0.0),
     ):
         layer = head.prediction_layer
+        small = keras.initializers.RandomNormal(stddev=0.01)
         layer.kernel.assign(small(layer.kernel.shape))
         layer.bias.assign(keras.ops.full(layer.bias.shape, bias))
     return detector
@@ -297,10 +304,12 @@ class Evaluation(keras.callbacks.Callback):
             checkpoints.write_json({"epoch": epoch + 1, **values}, record)
 
     def _draw(self, epoch):
-        images, _ = next(self.batches.as_numpy_iterator())
+        # However few are in a batch.
+        some = self.batches.unbatch().batch(DRAWN)
+        images, _ = next(some.as_numpy_iterator())
         found = pictures.find(self.model, images)
         drawn = []
-        for i in range(min(DRAWN, len(images))):
+        for i in range(len(images)):
             detections = pictures.detections(found, i, self.class_names, 0.3)
             pixels = np.round((images[i] + 1) * 127.5).astype("uint8")
             drawn.append(np.asarray(pictures.draw(pixels, detections)))
@@ -314,7 +323,12 @@ class Evaluation(keras.callbacks.Callback):
 def recipe_from_flags():
     """Returns the chosen recipe with everything that flags override."""
     changes = overrides.given(("detector", *OVERRIDES))
-    return dataclasses.replace(RECIPES[FLAGS.recipe], **changes)
+    recipe = dataclasses.replace(RECIPES[FLAGS.recipe], **changes)
+    if FLAGS.anchor_sizes:
+        sizes = tuple(map(float, FLAGS.anchor_sizes))
+        settings = {**recipe.faster_rcnn, "anchor_sizes": sizes}
+        recipe = dataclasses.replace(recipe, faster_rcnn=settings)
+    return recipe
 
 
 def main(_):

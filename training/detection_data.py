@@ -16,7 +16,11 @@ from keras_nasnet.detection.pictures import WHOLE
 from keras_nasnet.images import load_whole_image
 
 AUTOTUNE = tf.data.AUTOTUNE
-SHUFFLED = 2_000
+# Records of tfds hold whole images, and take a megabyte each.
+SHUFFLED = 500
+# Batches are filled up to a multiple of so many boxes: on a GPU, every number
+# of them is compiled for itself, and some layers cannot do with none.
+BOXES = 32
 # Boxes of which less than this share is left in a crop are left out.
 SMALLEST_SHARE = 0.25
 
@@ -27,8 +31,8 @@ class Split(NamedTuple):
     Args:
         records: `tf.data.Dataset` with a record for every image.
         read: Function from a record to a dictionary of `"image"` (uint8),
-            `"boxes"`, `"labels"` and `"id"`. Shuffling records takes little
-            memory, shuffling images would not.
+            `"boxes"`, `"labels"` and `"id"`.
+        shuffled: Integer, among how many records to shuffle.
         count: Number of images.
         class_names: Names of the classes.
         truth: Function that returns the dictionary of a COCO-format file, with
@@ -37,6 +41,7 @@ class Split(NamedTuple):
 
     records: tf.data.Dataset
     read: Callable
+    shuffled: int
     count: int
     class_names: list
     truth: Callable
@@ -66,9 +71,9 @@ def load(name, images=None, split=None, data_dir=None):
 def load_coco(path, images):
     """Loads a COCO-format file.
 
-    What has no area, and crowds, are not trained on; pycocotools knows what to
-    do with them. Boxes are in pixels of images that are turned upright by
-    their EXIF tags.
+    What has no area is left out: it could not be found. Crowds are not trained
+    on; pycocotools knows what to do with them. Boxes are in pixels of images
+    that are turned upright by their EXIF tags.
 
     Args:
         path: Path of the `.json` file.
@@ -87,6 +92,11 @@ def load_coco(path, images):
             data = json.load(file)
         except ValueError as error:
             raise ValueError(f"{path} is not a JSON file: {error}") from None
+    if not isinstance(data, dict):
+        raise ValueError(
+            f"{path} must be a dictionary of images, annotations and "
+            f"categories. It is a {type(data).__name__}."
+        )
     missing = {"images", "annotations", "categories"} - set(data)
     if missing:
         raise ValueError(f"{path} has no {', '.join(sorted(missing))}.")
@@ -103,6 +113,8 @@ def load_coco(path, images):
         _check(annotation, sizes, labels, path)
         label = labels[annotation["category_id"]]
         left, top, width, height = annotation["bbox"]
+        if not width or not height:
+            continue
         annotations.append(
             {
                 **annotation,
@@ -113,7 +125,7 @@ def load_coco(path, images):
                 "iscrowd": int(bool(annotation.get("iscrowd"))),
             }
         )
-        if width > 0 and height > 0 and not annotation.get("iscrowd"):
+        if not annotation.get("iscrowd"):
             boxes, box_labels = found[annotation["image_id"]]
             boxes.append((left, top, left + width, top + height))
             box_labels.append(label)
@@ -158,6 +170,7 @@ def load_coco(path, images):
         dataset,
         read,
         len(data["images"]),
+        len(data["images"]),
         class_names,
         lambda: _coco_format(data["images"], annotations, class_names),
     )
@@ -188,8 +201,9 @@ def _check_records(data, name, fields, path):
         raise ValueError(f"{path} has no {name}.")
     known = set()
     for record in data[name]:
+        is_dictionary = isinstance(record, dict)
         for field, kind in fields.items():
-            if not isinstance(record.get(field), kind):
+            if not is_dictionary or not isinstance(record.get(field), kind):
                 raise ValueError(
                     f"{path}: a record of `{name}` has no usable `{field}`: "
                     f"{record}"
@@ -209,6 +223,10 @@ def _check(annotation, sizes, labels, path):
             f"{path}: annotation {annotation.get('id')} {why}: {annotation}"
         )
 
+    if not isinstance(annotation, dict):
+        raise ValueError(
+            f"{path}: an annotation is no dictionary: {annotation}"
+        )
     if annotation.get("image_id") not in sizes:
         refuse("is of an image that is not listed")
     if annotation.get("category_id") not in labels:
@@ -226,7 +244,8 @@ def _check(annotation, sizes, labels, path):
         refuse("has a box of negative size")
     image_width, image_height = sizes[annotation["image_id"]]
     is_outside = left >= image_width or top >= image_height
-    if is_outside or left + width < 0 or top + height < 0:
+    is_outside = is_outside or left + width <= 0 or top + height <= 0
+    if width and height and is_outside:
         refuse(f"lies outside its image of {image_width}x{image_height}")
 
 
@@ -279,12 +298,19 @@ def load_tfds(name, split, data_dir=None):
             index = int(index)
             images.append({"id": index, "height": height, "width": width})
             objects = example["objects"]
-            for box, label, is_ignored in zip(
-                objects["bbox"], objects["label"], _is_ignored(objects)
+            for i, (box, label, is_ignored) in enumerate(
+                zip(objects["bbox"], objects["label"], _is_ignored(objects))
             ):
                 top, left, bottom, right = map(float, box)
                 box_width = (right - left) * width
                 box_height = (bottom - top) * height
+                area = box_width * box_height
+                if not area > 0:
+                    continue
+                # By which COCO tells small objects from large ones: that of
+                # what is seen, not of its box.
+                if "area" in objects:
+                    area = float(objects["area"][i])
                 annotations.append(
                     {
                         # From 1 on: pycocotools takes 0 for no match.
@@ -297,7 +323,7 @@ def load_tfds(name, split, data_dir=None):
                             box_width,
                             box_height,
                         ],
-                        "area": box_width * box_height,
+                        "area": area,
                         "iscrowd": int(is_ignored),
                     }
                 )
@@ -308,7 +334,7 @@ def load_tfds(name, split, data_dir=None):
     records = dataset.enumerate().map(
         lambda index, example: {"index": index, "example": example}
     )
-    return Split(records, read, count, class_names, truth)
+    return Split(records, read, SHUFFLED, count, class_names, truth)
 
 
 def _is_ignored(objects):
@@ -363,7 +389,7 @@ def training_batches(split, batch_size, size, seed, jitter=0.2):
         return image, {"boxes": boxes, "labels": labels}
 
     seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
-    shuffled = split.records.shuffle(SHUFFLED, seed=seed)
+    shuffled = split.records.shuffle(split.shuffled, seed=seed)
     return _batch(
         tf.data.Dataset.zip(shuffled, seeds).map(
             augment, AUTOTUNE, deterministic=True
@@ -404,12 +430,33 @@ def evaluation_batches(split, batch_size, size):
 def _batch(dataset, batch_size, drop_remainder=False):
     image, target = dataset.element_spec
     padding = {name: tf.constant(-1, target[name].dtype) for name in target}
-    return dataset.padded_batch(
-        batch_size,
-        (image.shape, {name: target[name].shape for name in target}),
-        (0.0, padding),
-        drop_remainder=drop_remainder,
-    ).prefetch(AUTOTUNE)
+
+    def fill_up(images, targets):
+        count = tf.shape(targets["labels"])[1]
+        whole = tf.maximum((count + BOXES - 1) // BOXES, 1) * BOXES
+        more = whole - count
+        return images, {
+            **targets,
+            "boxes": _more(targets["boxes"], more),
+            "labels": _more(targets["labels"], more),
+        }
+
+    return (
+        dataset.padded_batch(
+            batch_size,
+            (image.shape, {name: target[name].shape for name in target}),
+            (0.0, padding),
+            drop_remainder=drop_remainder,
+        )
+        .map(fill_up, AUTOTUNE)
+        .prefetch(AUTOTUNE)
+    )
+
+
+def _more(values, count):
+    """Appends so many places of -1 to what images have."""
+    others = [[0, 0]] * (len(values.shape) - 2)
+    return tf.pad(values, [[0, 0], [0, count], *others], constant_values=-1)
 
 
 def _flip(image, boxes, seed):

@@ -85,7 +85,7 @@ PASTED = DetectionRecipe(
     detector="faster_rcnn",
     backbone="tiny",
     weights="cifar10",
-    train_from="cell_2",
+    train_from=None,
     faster_rcnn={
         "anchor_sizes": (24, 40, 64),
         # Denser ones cost more than they find.

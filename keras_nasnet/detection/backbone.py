@@ -114,6 +114,11 @@ class NASNetBackbone(keras_hub.models.FeaturePyramidBackbone):
                     f"Received: preset={preset!r}, weights={weights!r}"
                 )
             return super().from_preset(preset, load_weights, **kwargs)
+        if weights is not None and not load_weights:
+            raise ValueError(
+                "`weights` must be None with `load_weights=False`. "
+                f"Received: weights={weights!r}"
+            )
         factory = PRESETS[preset]
         settings = {**factory.settings, **kwargs}
         del settings["default_size"]

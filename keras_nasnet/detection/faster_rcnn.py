@@ -171,10 +171,16 @@ class FasterRCNN(keras.Model):
     def _add_heads(self):
         anchors = len(self.anchor_sizes) * len(self.aspect_ratios)
         layers = keras.layers
-        settings = {
-            "kernel_initializer": keras.initializers.RandomNormal(stddev=0.01),
-            "dtype": self.dtype_policy,
-        }
+
+        def settings():
+            # One initializer gives all layers the same numbers.
+            return {
+                "kernel_initializer": keras.initializers.RandomNormal(
+                    stddev=0.01
+                ),
+                "dtype": self.dtype_policy,
+            }
+
         self.proposer = layers.Conv2D(
             self.proposal_filters,
             3,
@@ -182,23 +188,23 @@ class FasterRCNN(keras.Model):
             padding="same",
             activation="relu",
             name="proposer",
-            **settings,
+            **settings(),
         )
         self.objectness = layers.Conv2D(
-            anchors, 1, name="objectness", **settings
+            anchors, 1, name="objectness", **settings()
         )
         self.anchor_deltas = layers.Conv2D(
-            4 * anchors, 1, name="anchor_deltas", **settings
+            4 * anchors, 1, name="anchor_deltas", **settings()
         )
         self.region_pool = layers.GlobalAveragePooling2D(
             name="region_pool", dtype=self.dtype_policy
         )
         # The first class is the background.
         self.region_classes = layers.Dense(
-            1 + self.num_classes, name="region_classes", **settings
+            1 + self.num_classes, name="region_classes", **settings()
         )
         self.region_deltas = layers.Dense(
-            4 * self.num_classes, name="region_deltas", **settings
+            4 * self.num_classes, name="region_deltas", **settings()
         )
 
     def build(self, input_shape):
@@ -322,12 +328,25 @@ class FasterRCNN(keras.Model):
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
+        if sample_weight is not None:
+            raise ValueError(
+                "`fit()` of a detector takes no `sample_weight` and no "
+                "`class_weight`."
+            )
         height, width = x.shape[1:3]
-        boxes = targets.clip(ops.cast(y["boxes"], "float32"), height, width)
-        # What has nothing inside the image cannot be found.
-        labels = ops.where(
-            targets.has_area(boxes), ops.cast(y["labels"], "int32"), -1
+        # One more that is missing, as no image of a batch may have any.
+        boxes = ops.pad(
+            ops.cast(y["boxes"], "float32"),
+            [[0, 0], [0, 1], [0, 0]],
+            "constant",
+            -1.0,
         )
+        labels = ops.pad(
+            ops.cast(y["labels"], "int32"), [[0, 0], [0, 1]], "constant", -1
+        )
+        boxes = targets.clip(boxes, height, width)
+        # What has nothing inside the image cannot be found.
+        labels = ops.where(targets.has_area(boxes), labels, -1)
         parts = (
             *self._proposal_losses(x, boxes, labels, y_pred),
             *self._region_losses(x, boxes, labels, y_pred, training),
