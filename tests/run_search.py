@@ -17,10 +17,10 @@ SPACE = DecisionSpace([(f"digit_{i}", 4) for i in range(6)])
 
 
 class Pretender:
-    """Sleeps, notes that it is done in a file, and answers.
+    """Sleeps, notes in files that it is done and where, and answers.
 
     Args:
-        notes: Path of the file.
+        notes: Path of the first file.
         seconds: Seconds that a child takes.
         killed: Seeds of children whose first process is killed.
         hopeless: Seeds of children whose process is always killed.
@@ -66,8 +66,12 @@ class Pretender:
         time.sleep(self.seconds)
         if seed in self.failing:
             raise ChildFailed("Pretends to.")
-        with open(self.notes, "a") as file:
-            file.write(f"{seed}\n")
+        for path, note in (
+            (self.notes, seed),
+            (self.notes.with_suffix(".processes"), os.getpid()),
+        ):
+            with open(path, "a") as file:
+                file.write(f"{note}\n")
         yield {"reward": sum(decisions) / 18, "done": True, "epoch": 2}
 
 

@@ -1,5 +1,6 @@
 """Searches in real processes lose nothing, whatever is killed."""
 
+import csv
 import json
 import os
 import pathlib
@@ -149,6 +150,16 @@ class TestRay:
             # With what it had reached by then.
             reached = sum(line["decisions"]) / {1: 36, 2: 18}[line["epoch"]]
             assert line["reward"] == reached
+
+    @pytest.mark.slow
+    def test_processes_do_not_grow_for_ever(self, tmp_path):
+        folder = tmp_path / "search"
+        count = searcher.CHILDREN_OF_A_PROCESS + 3
+        finish(start(folder, count, evaluator={"seconds": 0}, concurrent=1))
+        assert sorted(map(int, notes(folder))) == list(range(1, count + 1))
+        processes = (folder / "notes.processes").read_text().split()
+        assert len(set(processes)) == 2
+        assert len(set(processes[:-3])) == 1
 
     def test_nothing_works(self, tmp_path):
         """A wrong setting is not the children's failure."""
@@ -499,7 +510,8 @@ class TestCommands:
                 **{"decisions": [0], "parameters": 1, "multiply_adds": 2},
                 **{"epoch": 3, "seconds": 4.0, **self.LINES[0]},
             }
-            write_history(pathlib.Path(workdir), [line])
+            failed = {**self.LINES[1], "decisions": [1], "failure": "Hangs."}
+            write_history(pathlib.Path(workdir), [failed, line][-trials:])
             return line
 
         monkeypatch.setattr(run, "run", search)
@@ -519,8 +531,22 @@ class TestCommands:
         )
         expected = (budgets.BUDGETS["paper_final"], str(tmp_path / "best"))
         assert calls == [expected]
-        assert (tmp_path / "best/rerank.csv").exists()
+        (row,) = read_table(tmp_path / "best/rerank.csv")
+        assert (row["accuracy"], row["accuracy_in_search"]) == ("0.25", "0.75")
         assert (tmp_path / "best/winner.json").exists()
+
+    def test_failed_candidates_are_listed(self, calls, tmp_path, capsys):
+        write_history(tmp_path / "search", self.LINES)
+        for name in "ab":
+            runs.GENOTYPE.save(tmp_path / f"{name}.json")
+        run_command(
+            *(rerank, f"--genotypes={tmp_path}/a.json,{tmp_path}/b.json"),
+            "--workdir=~/best",
+        )
+        best, failed = read_table(tmp_path / "best/rerank.csv")
+        assert best["accuracy"] == "0.25" and not best["failure"]
+        assert not failed["accuracy"] and failed["failure"] == "Hangs."
+        assert "1 of 2 failed" in capsys.readouterr().out
 
     def test_cells_in_several_searches(self, tmp_path):
         """Count with the best that they have reached in one of them."""
@@ -531,6 +557,11 @@ class TestCommands:
         assert (cells.name, rewards) == ("b_3", [0.75])
         with pytest.raises(ValueError, match="`top` is 2, but .* has 1 diff"):
             rerank.best_of(folders, 2)
+
+
+def read_table(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def write_history(folder, lines):

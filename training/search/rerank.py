@@ -37,6 +37,7 @@ COLUMNS = (
     "multiply_adds",
     "epochs",
     "seconds",
+    "failure",
 )
 
 
@@ -116,10 +117,10 @@ def best_of(folders, count):
 
 
 def write_table(lines, rewards, path):
-    """Writes what became of the candidates, the best first.
+    """Writes what became of the candidates.
 
     Args:
-        lines: Lines of the history, with rewards.
+        lines: Lines of the history, in the order of the table.
         rewards: Their rewards in the search, `None` for other cells.
         path: Path of the CSV file.
     """
@@ -132,10 +133,12 @@ def write_table(lines, rewards, path):
                 line["genotype"]["name"],
                 line["reward"],
                 rewards[line["decisions"][0]],
-                line["parameters"],
-                line["multiply_adds"],
-                line["epoch"],
-                line["seconds"],
+                # Of one that failed not everything is known.
+                line.get("parameters"),
+                line.get("multiply_adds"),
+                line.get("epoch"),
+                line.get("seconds"),
+                line.get("failure"),
             ]
         )
     checkpoints.write_text(text.getvalue(), path)
@@ -159,15 +162,15 @@ def main(_):
     arguments = run.engine_arguments()
     run.run(policy, budget, len(cells), **arguments)
     workdir = arguments["workdir"]
-    lines = [
-        line
-        for line in read_lines(os.path.join(workdir, RESULTS))
-        if line["reward"] is not None
-    ]
-    if not lines:
-        sys.exit("No child succeeded; history.jsonl says why.")
+    lines = list(read_lines(os.path.join(workdir, RESULTS)))
+    failed = [line for line in lines if line["reward"] is None]
+    lines = [line for line in lines if line["reward"] is not None]
     lines.sort(key=lambda line: -line["reward"])
-    write_table(lines, rewards, os.path.join(workdir, "rerank.csv"))
+    write_table([*lines, *failed], rewards, os.path.join(workdir, "rerank.csv"))
+    if failed:
+        print(f"{len(failed)} of {len(cells)} failed; rerank.csv says why.")
+    if not lines:
+        sys.exit("No child succeeded.")
     path = os.path.join(workdir, "winner.json")
     Genotype.from_dict(lines[0]["genotype"]).save(path)
     print(
