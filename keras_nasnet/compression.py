@@ -52,6 +52,8 @@ def quantization_aware(model):
         default_8bit,
     )
 
+    from keras_nasnet import depthwise_quantization
+
     quantization = tfmot.quantization.keras
     configs = default_8bit.default_8bit_quantize_configs
     twin = _twin(model, integer=True)
@@ -63,13 +65,17 @@ def quantization_aware(model):
             return quantization.quantize_annotate_layer(
                 layer, configs.Default8BitOutputQuantizeConfig()
             )
+        if isinstance(layer, tf_keras.layers.DepthwiseConv2D):
+            return quantization.quantize_annotate_layer(
+                layer, depthwise_quantization.DepthwiseQuantizeConfig()
+            )
         return layer
 
     # Annotating everything keeps the annotations that are there.
     annotated = quantization.quantize_annotate_model(
         tf_keras.models.clone_model(twin, clone_function=annotate)
     )
-    with quantization.quantize_scope():
+    with quantization.quantize_scope(depthwise_quantization.SCOPE):
         quantized = quantization.quantize_apply(annotated)
     _copy_by_name(twin, quantized)
     # The layers of a twin have no place for them.

@@ -126,7 +126,9 @@ def _load_twin(path, quantization, batch_size):
     import tensorflow_model_optimization as tfmot
     import tf_keras
 
-    with tfmot.quantization.keras.quantize_scope():
+    from keras_nasnet.depthwise_quantization import SCOPE
+
+    with tfmot.quantization.keras.quantize_scope(SCOPE):
         twin = tf_keras.models.load_model(path, compile=False)
     image = tf_keras.Input(batch_shape=(batch_size, *twin.input_shape[1:]))
     return tf_keras.Model(image, twin(image))

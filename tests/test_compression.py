@@ -96,6 +96,24 @@ class TestQuantizationAware:
         assert all(layer.name.startswith("quant_") for layer in wrapped)
         assert len(wrapped) > 20
 
+    def test_every_channel_has_its_range(self, twin):
+        """As in files; one for a whole kernel leaves small weights few bits."""
+        found = 0
+        for layer in twin.layers:
+            convolution = getattr(layer, "layer", None)
+            if not isinstance(convolution, tf_keras.layers.DepthwiseConv2D):
+                continue
+            values = {
+                weight.name.rsplit("/", 1)[-1]: np.array(weight)
+                for weight in layer.weights
+            }
+            kernel = values["depthwise_kernel:0"][..., 0]
+            limit = values["depthwise_kernel_max:0"]
+            largest = np.abs(kernel).max((0, 1))
+            np.testing.assert_allclose(limit, largest, rtol=0.1, atol=1e-3)
+            found += len(np.unique(limit)) > 1
+        assert found > 5
+
     @pytest.mark.slow
     def test_file_computes_what_the_twin_does(self, twin, tmp_path):
         report = export_tflite(

@@ -1,0 +1,46 @@
+"""Rounding depthwise kernels channel by channel, as files do.
+
+tensorflow-model-optimization has one range for all channels of such a kernel,
+and those with small weights lose most of their bits.
+"""
+
+import tensorflow as tf
+from tensorflow_model_optimization.python.core.quantization.keras import (
+    default_8bit,
+)
+
+_registry = default_8bit.default_8bit_quantize_registry
+_quantizers = default_8bit.default_8bit_quantizers
+
+
+class DepthwiseWeightsQuantizer(_quantizers.Default8BitConvWeightsQuantizer):
+    """A range for each channel of a kernel `(height, width, channels, 1)`."""
+
+    def build(self, tensor_shape, name, layer):
+        return super().build(tensor_shape[:3], name, layer)
+
+    def __call__(self, inputs, training, weights, **kwargs):
+        height, width, channels, _ = inputs.shape
+        # The base class has ranges along the last axis.
+        moved = tf.reshape(inputs, (height, width, 1, channels))
+        rounded = super().__call__(moved, training, weights, **kwargs)
+        return tf.reshape(rounded, inputs.shape)
+
+
+class DepthwiseQuantizeConfig(_registry.Default8BitConvQuantizeConfig):
+    """What is rounded of a depthwise convolution: kernel and output."""
+
+    def __init__(
+        self,
+        weight_attrs=("depthwise_kernel",),
+        activation_attrs=("activation",),
+        quantize_output=False,
+    ):
+        super().__init__(
+            list(weight_attrs), list(activation_attrs), quantize_output
+        )
+        self.weight_quantizer = DepthwiseWeightsQuantizer()
+
+
+# For `quantize_scope`, in which twins are made and loaded.
+SCOPE = {"DepthwiseQuantizeConfig": DepthwiseQuantizeConfig}
