@@ -270,6 +270,23 @@ class TestSearchEfficiency:
         best = search_efficiency.best_test(validation, test)
         assert best.tolist() == [0.5, 0.2, 0.2, 0.2, 0.1]
 
+    def test_cells_that_are_evaluated_again(self, table):
+        """Count once among the best."""
+
+        class Settled(RandomPolicy):
+            def propose(self, count):
+                return super().propose(1) * count
+
+        cells = search_efficiency.read_table(table)
+        found = search_efficiency.search(Settled(SPACE), cells, 60)
+        numbers = search_efficiency.summarise([found])
+        assert numbers["different cells"].tolist() == [3]
+        validation = found[0].reshape(3, 20)
+        assert (validation == validation[:, :1]).all()
+        assert numbers["mean of the top 25"] == pytest.approx(
+            [validation[:, 0].mean()]
+        )
+
     def test_report(self, table, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(search_efficiency, "MARKS", (10, 50, 1000))
         out, plot = tmp_path / "numbers.json", tmp_path / "curves.png"
@@ -281,12 +298,16 @@ class TestSearchEfficiency:
         numbers = json.loads(out.read_text())
         assert list(numbers) == ["random", "evolution"]
         for seed in range(2):
-            found = [
-                np.array(accuracies(proposal.decisions)) / 100
-                for proposal in RandomPolicy(SPACE, seed).propose(50)
-            ]
-            validation, test = zip(*found)
+            policy = RandomPolicy(SPACE, seed)
+            found = []
+            while len(found) < 50:
+                for proposal in policy.propose(20):
+                    pair = np.array(accuracies(proposal.decisions)) / 100
+                    policy.feedback(proposal, pair[0])
+                    found.append(pair)
+            validation, test = zip(*found[:50])
             expected = {
+                "different cells": 50,
                 "mean of the last 100": np.mean(validation),
                 "mean of the top 25": np.mean(sorted(validation)[-25:]),
                 "best": max(validation),

@@ -355,7 +355,7 @@ class TestPolicies:
         found = []
         for scale in (1e-3, 100):
             policy = ControllerPolicy(SPACE, config=config, repeat=True)
-            tried = search(policy, lambda d, s=scale: s * sum(d), 200)
+            tried = search(policy, lambda d, s=scale: s * sum(d), 300)
             found.append(np.array([d for d, _ in tried]))
         np.testing.assert_array_equal(*found)
         # It has learned.
@@ -443,7 +443,7 @@ class TestPolicies:
             return np.mean([a == b for a, b in zip(decisions, best)])
 
         learned, random = (
-            search(policy(space, seed), reward, 320)
+            search(policy(space, seed), reward, 400)
             for policy in (ControllerPolicy, RandomPolicy)
         )
         assert best in {decisions for decisions, _ in learned}

@@ -36,7 +36,7 @@ class PPOConfig:
     baseline_decay: float = 0.95
     batch_size: int = 20
     clip: float = 0.2
-    epochs: int = 10
+    epochs: int = 8
     max_grad_norm: float | None = None
     epsilon: float = 1e-12
 
