@@ -80,7 +80,7 @@ class TestQuantizationAware:
     @pytest.fixture(scope="class")
     def twin(self, model):
         twin = compression.quantization_aware(model)
-        # Ranges are learned from zero, so it takes some steps to see.
+        # Ranges are learned slowly, so it takes some steps to see.
         fit(twin, epochs=8)
         return twin
 
