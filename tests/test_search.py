@@ -19,6 +19,7 @@ from training.search.controller import Controller  # noqa: E402
 from training.search.decisions import DecisionSpace  # noqa: E402
 from training.search.decisions import NASNetSpace  # noqa: E402
 from training.search.policies import LESSONS  # noqa: E402
+from training.search.policies import PATIENCE  # noqa: E402
 from training.search.policies import POLICIES  # noqa: E402
 from training.search.policies import ControllerPolicy  # noqa: E402
 from training.search.policies import EvolutionPolicy  # noqa: E402
@@ -342,7 +343,7 @@ class TestPolicies:
         found = policy.propose(count)
         assert [p.decisions for p in found] == [known.decisions] * count
         assert [p.number for p in found] == list(range(2, count + 2))
-        assert len(asked) == LESSONS + 2
+        assert asked == [count] * LESSONS + [count * PATIENCE, count]
         # Drawn among them, what is new is preferred.
         first, *rest = known.decisions
         other = Proposal(0, ((first + 1) % CHOICES[0], *rest))
