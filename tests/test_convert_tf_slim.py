@@ -371,6 +371,31 @@ def test_truncated_tar(model, saved, tmp_path):
     assert_refused(model, tar, f"{tar} is not a complete tar file")
 
 
+def test_tar_that_points_outside(
+    model, saved, small_values, small_pictures, tmp_path, monkeypatch
+):
+    tar = tmp_path / "nasnet.tar"
+    with tarfile.open(tar, "w") as archive:
+        archive.add(saved.parent, "../nasnet-a")
+    inside = tmp_path / "temporary"
+    inside.mkdir()
+    monkeypatch.setattr(convert_tf_slim.tempfile, "tempdir", str(inside))
+    seen = []
+    prefix = convert_tf_slim._prefix
+
+    def look(*args):
+        seen.append(sorted(path.name for path in inside.iterdir()))
+        return prefix(*args)
+
+    monkeypatch.setattr(convert_tf_slim, "_prefix", look)
+    convert_tf_slim.convert(tar, model)
+    expected = expected_logits(small_values, small_pictures)
+    assert_logits(run(model, small_pictures), expected)
+    # One temporary folder each, and nothing beside it.
+    assert seen and all("nasnet-a" not in names for names in seen)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [tar.name, inside.name]
+
+
 def test_text_file_as_tar(model, tmp_path):
     tar = tmp_path / "nasnet.tar.gz"
     tar.write_text("404 not found")

@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import os
 import re
+import shutil
 import tarfile
 import tempfile
 
@@ -252,7 +253,7 @@ def _unpacked(checkpoint):
         with tempfile.TemporaryDirectory() as folder:
             try:
                 with tarfile.open(checkpoint) as tar:
-                    tar.extractall(folder, filter="data")
+                    _extract(tar, folder)
             except (tarfile.TarError, EOFError, OSError) as error:
                 raise ValueError(
                     f"{checkpoint} is not a complete tar file: {error}"
@@ -262,6 +263,25 @@ def _unpacked(checkpoint):
         yield _prefix(checkpoint, checkpoint)
     else:
         yield checkpoint
+
+
+def _extract(tar, folder):
+    """Writes the files of a tar file, wherever it wants them to be.
+
+    `extractall()` is safe only with a filter, which Python 3.11 has from its
+    fourth patch on.
+    """
+    folders = {}
+    for member in tar:
+        if not member.isfile():
+            continue
+        place, name = os.path.split(member.name)
+        place = folders.setdefault(
+            place, os.path.join(folder, str(len(folders)))
+        )
+        os.makedirs(place, exist_ok=True)
+        with open(os.path.join(place, name), "wb") as file:
+            shutil.copyfileobj(tar.extractfile(member), file)
 
 
 def _prefix(folder, checkpoint):
