@@ -9,6 +9,9 @@ from keras_nasnet.images import EXTENSIONS
 from keras_nasnet.inference import takes_pixels
 from keras_nasnet.inference import takes_scaled
 
+# Images to measure ranges on.
+IMAGES = 200
+
 
 def normalization_of(model):
     """Returns mean and standard deviation that make pixels a model's input.
@@ -37,16 +40,22 @@ def read_images(data, model, count, normalization):
         model: The model, which takes images of a known size.
         count: Integer, number of images to read at most.
         normalization: Mean and standard deviation with which pixels become
-            what the model takes.
+            what the model takes; `None` if that is not known.
 
     Returns:
         A float32 array `(images, height, width, channels)`.
 
     Raises:
         ValueError: If there are no images, or if they are of another size or
-            range than the model takes.
+            range than the model takes, or in a folder without a known range.
     """
     if isinstance(data, (str, os.PathLike)):
+        if normalization is None:
+            raise ValueError(
+                "`representative_data` must be images as an array or data "
+                "set, because it is not known how the layers that read the "
+                f"image of {model.name!r} expect it. Received: {str(data)!r}"
+            )
         images = _read_folder(data, model, count, normalization)
     elif hasattr(data, "shape"):
         images = np.asarray(data[:count])
@@ -59,6 +68,8 @@ def read_images(data, model, count, normalization):
             f"{('images', *shape)}. Received: shape {images.shape}"
         )
     images = images.astype("float32")
+    if normalization is None:
+        return images
     low, high = value_range(normalization)
     slack = 0.01 * (high - low)
     found = float(images.min()), float(images.max())

@@ -11,12 +11,20 @@ import keras
 import numpy as np
 
 from keras_nasnet import heads
+from keras_nasnet.calibration import IMAGES
+from keras_nasnet.calibration import normalization_of
+from keras_nasnet.calibration import read_images
 from keras_nasnet.delegation import lower
 from keras_nasnet.inference import known_names
 from keras_nasnet.supported import check_model
 
+# Images to measure the ranges of activations on at once.
+BATCH_SIZE = 20
+# How tfmot names what it rounds besides kernels.
+ACTIVATIONS = ("quantize_layer", "pre_activation", "post_activation", "output")
 
-def quantization_aware(model):
+
+def quantization_aware(model, representative_data=None):
     """Returns a twin that trains with the rounding of 8-bit integers.
 
     Train it for some epochs at a small learning rate, then pass it to
@@ -24,6 +32,11 @@ def quantization_aware(model):
 
     Args:
         model: A functional model with cells of this package.
+        representative_data: Images as the model takes them, to measure with
+            which ranges of activations the training begins: whatever
+            `keras_nasnet.export_tflite` takes. Without any, every range
+            begins with -6 and 6, which cuts larger activations off, and it
+            takes some thousand steps until that is forgotten.
 
     Returns:
         A `tf_keras` model to compile and fit.
@@ -32,12 +45,13 @@ def quantization_aware(model):
         ImportError: If tensorflow-model-optimization is missing.
         ValueError: If `model` is a detector, has no cells of this package,
             more than one input or no known image size, or layers or
-            activations from elsewhere.
+            activations from elsewhere; or if `representative_data` has no
+            images, or some of another size or range.
 
     Example:
 
     ```python
-    twin = compression.quantization_aware(keras_nasnet.NASNetTiny())
+    twin = compression.quantization_aware(keras_nasnet.NASNetTiny(), images)
     twin.compile(
         tf_keras.optimizers.SGD(1e-3), "sparse_categorical_crossentropy"
     )
@@ -52,11 +66,15 @@ def quantization_aware(model):
         default_8bit,
     )
 
-    from keras_nasnet import depthwise_quantization
+    from keras_nasnet import tfmot_fixes
 
     quantization = tfmot.quantization.keras
     configs = default_8bit.default_8bit_quantize_configs
     twin = _twin(model, integer=True)
+    if representative_data is not None:
+        images = read_images(
+            representative_data, model, IMAGES, normalization_of(model)
+        )
 
     def annotate(layer):
         # tfmot does not know this one. It only multiplies by a constant, so
@@ -67,7 +85,7 @@ def quantization_aware(model):
             )
         if isinstance(layer, tf_keras.layers.DepthwiseConv2D):
             return quantization.quantize_annotate_layer(
-                layer, depthwise_quantization.DepthwiseQuantizeConfig()
+                layer, tfmot_fixes.DepthwiseQuantizeConfig()
             )
         return layer
 
@@ -75,9 +93,14 @@ def quantization_aware(model):
     annotated = quantization.quantize_annotate_model(
         tf_keras.models.clone_model(twin, clone_function=annotate)
     )
-    with quantization.quantize_scope(depthwise_quantization.SCOPE):
+    with (
+        quantization.quantize_scope(tfmot_fixes.SCOPE),
+        tfmot_fixes.inputs_in_order(),
+    ):
         quantized = quantization.quantize_apply(annotated)
     _copy_by_name(twin, quantized)
+    if representative_data is not None:
+        _measure_ranges(twin, quantized, images)
     # The layers of a twin have no place for them.
     quantized.class_names = known_names(heads.without_auxiliary_head(model))
     return quantized
@@ -213,6 +236,55 @@ def _copy_by_name(source, target):
         for weight in layer.weights:
             if _short(weight) in values:
                 weight.assign(np.reshape(values[_short(weight)], weight.shape))
+
+
+def _measure_ranges(twin, quantized, images):
+    """Gives quantisers the ranges that activations have for images.
+
+    Args:
+        twin: The model without quantisers. A softmax of it is taken off.
+        quantized: The model with them.
+        images: Array of images.
+    """
+    import tensorflow as tf
+    import tf_keras
+
+    for layer in twin.layers:
+        # It is what goes into a softmax that is rounded.
+        if getattr(layer, "activation", None) is tf_keras.activations.softmax:
+            layer.activation = tf_keras.activations.linear
+    layers = [layer for layer in twin.layers if layer.name != twin.input.name]
+    probe = tf_keras.Model(twin.input, [layer.output for layer in layers])
+
+    @tf.function
+    def limits(batch):
+        tensors = [batch, *probe(batch, training=False)]
+        return tf.stack([[tf.reduce_min(x), tf.reduce_max(x)] for x in tensors])
+
+    found = np.stack(
+        [
+            limits(images[start : start + BATCH_SIZE]).numpy()
+            for start in range(0, len(images), BATCH_SIZE)
+        ]
+    )
+    # A step of training finds those of kernels: batch norms that are frozen
+    # keep their statistics.
+    quantized.trainable = False
+    quantized(images[:1], training=True)
+    quantized.trainable = True
+    # Zero is always in a range, since borders are padded with it.
+    low = np.minimum(found[..., 0].min(0), 0)
+    high = np.maximum(found[..., 1].max(0), 0)
+    names = [None, *(layer.name for layer in layers)]
+    ranges = dict(zip(names, zip(low, high)))
+    for wrapper in quantized.layers:
+        # All but the one that rounds the image wrap a layer.
+        layer = getattr(wrapper, "layer", None)
+        limits = ranges.get(layer and layer.name)
+        for weight in wrapper.weights:
+            kind, _, end = _short(weight).rpartition("_")
+            if kind.startswith(ACTIVATIONS):
+                weight.assign(limits[end == "max"])
 
 
 def _short(weight):

@@ -126,7 +126,7 @@ def _load_twin(path, quantization, batch_size):
     import tensorflow_model_optimization as tfmot
     import tf_keras
 
-    from keras_nasnet.depthwise_quantization import SCOPE
+    from keras_nasnet.tfmot_fixes import SCOPE
 
     with tfmot.quantization.keras.quantize_scope(SCOPE):
         twin = tf_keras.models.load_model(path, compile=False)

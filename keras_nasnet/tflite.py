@@ -12,6 +12,7 @@ import numpy as np
 from keras_nasnet import conversion
 from keras_nasnet import heads
 from keras_nasnet import metadata
+from keras_nasnet.calibration import IMAGES
 from keras_nasnet.calibration import normalization_of
 from keras_nasnet.calibration import read_images
 from keras_nasnet.calibration import value_range
@@ -22,8 +23,6 @@ from keras_nasnet.supported import check_model
 # What has to agree at least, unless the caller says otherwise.
 FLOAT_AGREEMENT = 0.999
 QUANTIZED_AGREEMENT = 0.9
-# Images that ranges are measured on, and that the file is compared on.
-IMAGES = 200
 RUNS = 20
 
 

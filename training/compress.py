@@ -144,7 +144,7 @@ def train(twin, batches, steps, settings, backup, callbacks=()):
         )
 
 
-def compress(model, method, batches, steps, settings):
+def compress(model, method, batches, steps, samples, settings):
     """Returns what is to be exported.
 
     Args:
@@ -152,6 +152,7 @@ def compress(model, method, batches, steps, settings):
         method: Key of `METHODS`.
         batches: Batches to train on.
         steps: Integer, number of them.
+        samples: Array of images to measure ranges on.
         settings: The flags.
 
     Returns:
@@ -164,7 +165,7 @@ def compress(model, method, batches, steps, settings):
     if kind is None:
         return model
     if kind == "quantization_aware":
-        twin = compression.quantization_aware(model)
+        twin = compression.quantization_aware(model, samples)
         train(twin, *arguments)
         return twin
     if kind == "cluster":
@@ -254,7 +255,7 @@ def main(_):
     for method in FLAGS.method:
         if method in results:
             continue
-        made = compress(model, method, batches, steps, FLAGS)
+        made = compress(model, method, batches, steps, samples, FLAGS)
         file = os.path.join(FLAGS.workdir, f"{method}.tflite")
         keras_nasnet.export_tflite(
             made,

@@ -1,12 +1,13 @@
-"""Rounding depthwise kernels channel by channel, as files do.
+"""Corrections of tensorflow-model-optimization."""
 
-tensorflow-model-optimization has one range for all channels of such a kernel,
-and those with small weights lose most of their bits.
-"""
+import contextlib
 
 import tensorflow as tf
 from tensorflow_model_optimization.python.core.quantization.keras import (
     default_8bit,
+)
+from tensorflow_model_optimization.python.core.quantization.keras.graph_transformations import (  # noqa: E501
+    model_transformer,
 )
 
 _registry = default_8bit.default_8bit_quantize_registry
@@ -14,7 +15,11 @@ _quantizers = default_8bit.default_8bit_quantizers
 
 
 class DepthwiseWeightsQuantizer(_quantizers.Default8BitConvWeightsQuantizer):
-    """A range for each channel of a kernel `(height, width, channels, 1)`."""
+    """A range for each channel of a kernel `(height, width, channels, 1)`.
+
+    As in files. tfmot has one for the whole kernel, in which channels with
+    small weights lose most of their bits.
+    """
 
     def build(self, tensor_shape, name, layer):
         return super().build(tensor_shape[:3], name, layer)
@@ -44,3 +49,25 @@ class DepthwiseQuantizeConfig(_registry.Default8BitConvQuantizeConfig):
 
 # For `quantize_scope`, in which twins are made and loaded.
 SCOPE = {"DepthwiseQuantizeConfig": DepthwiseQuantizeConfig}
+
+
+@contextlib.contextmanager
+def inputs_in_order():
+    """Keeps the order of what is concatenated while a model is quantised.
+
+    tfmot looks the inputs of a layer up by name, and has them in the order
+    in which the model lists its layers. A concatenation with three or more
+    inputs could come out with its channels exchanged.
+    """
+    transformer = model_transformer.ModelTransformer
+    find = transformer._get_layers
+
+    def find_in_order(self, names):
+        found = find(self, names)
+        return sorted(found, key=lambda x: names.index(x["config"]["name"]))
+
+    transformer._get_layers = find_in_order
+    try:
+        yield
+    finally:
+        transformer._get_layers = find
