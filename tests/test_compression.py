@@ -33,7 +33,9 @@ CELL = CellGenotype(
     [
         Block(("sep_conv_3x3", 0), ("avg_pool_3x3", 1)),
         Block(("conv_1x7_7x1", 1), ("max_pool_3x3", 0)),
-    ]
+    ],
+    # So that three are concatenated.
+    outputs=(1, 2, 3),
 )
 X = images(16, 32, 32, 3)
 Y = np.arange(16) % 3
@@ -79,9 +81,8 @@ def kernels(model):
 class TestQuantizationAware:
     @pytest.fixture(scope="class")
     def twin(self, model):
-        twin = compression.quantization_aware(model)
-        # Ranges are learned slowly, so it takes some steps to see.
-        fit(twin, epochs=8)
+        twin = compression.quantization_aware(model, X)
+        fit(twin)
         return twin
 
     def test_knows_the_classes(self, twin):
@@ -113,6 +114,41 @@ class TestQuantizationAware:
             np.testing.assert_allclose(limit, largest, rtol=0.1, atol=1e-3)
             found += len(np.unique(limit)) > 1
         assert found > 5
+
+    def test_starts_as_the_network(self, model):
+        """Images are told apart as before, by far less than they differ."""
+        mild = keras.models.clone_model(model)
+        mild.set_weights(model.get_weights())
+        # So that probabilities are not all 0 and 1.
+        kernel = mild.get_layer("predictions").kernel
+        kernel.assign(0.05 * kernel)
+        expected = run(mild, X)
+        differences = np.abs(expected - expected.mean(0)).mean()
+        twin = compression.quantization_aware(mild, X)
+        change = np.abs(twin.predict(X, verbose=0) - expected).mean()
+        assert change < 0.5 * differences
+
+    def test_what_is_concatenated_keeps_its_order(self, model, twin):
+        """`tensorflow-model-optimization` exchanges inputs by itself."""
+
+        def inputs(layer):
+            return [
+                source._keras_history.layer.name.removeprefix("quant_")
+                for source in layer.input
+            ]
+
+        expected = {
+            layer.name: inputs(layer)
+            for layer in compression._twin(model, integer=True).layers
+            if isinstance(layer, tf_keras.layers.Concatenate)
+        }
+        assert max(len(names) for names in expected.values()) > 2
+        for name, names in expected.items():
+            assert inputs(twin.get_layer(f"quant_{name}")) == names
+
+    def test_images_of_another_range(self, model):
+        with pytest.raises(ValueError, match=r"scaled .* to \[-1, 1\]"):
+            compression.quantization_aware(model, 100 * X)
 
     @pytest.mark.slow
     def test_file_computes_what_the_twin_does(self, twin, tmp_path):
