@@ -56,8 +56,8 @@ def inputs_in_order():
     """Keeps the order of what is concatenated while a model is quantised.
 
     tfmot looks the inputs of a layer up by name, and has them in the order
-    in which the model lists its layers. A concatenation with three or more
-    inputs could come out with its channels exchanged.
+    in which the model lists its layers, so that a concatenation comes out
+    with its channels exchanged: https://github.com/tensorflow/model-optimization/issues/1179
     """
     transformer = model_transformer.ModelTransformer
     find = transformer._get_layers
