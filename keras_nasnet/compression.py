@@ -28,7 +28,9 @@ def quantization_aware(model, representative_data=None):
     """Returns a twin that trains with the rounding of 8-bit integers.
 
     Train it for some epochs at a small learning rate, then pass it to
-    `keras_nasnet.export_tflite` with `quantization="int8"`.
+    `keras_nasnet.export_tflite` with `quantization="int8"`. To train on
+    another day, keep `twin.get_weights()`, and give them to a new twin of the
+    same model.
 
     Args:
         model: A functional model with cells of this package.
@@ -45,8 +47,9 @@ def quantization_aware(model, representative_data=None):
         ImportError: If tensorflow-model-optimization is missing.
         ValueError: If `model` is a detector, has no cells of this package,
             more than one input or no known image size, or layers or
-            activations from elsewhere; or if `representative_data` has no
-            images, or some of another size or range.
+            activations that cannot be trained with rounding; or if
+            `representative_data` has no images, or some of another size or
+            range.
 
     Example:
 
@@ -97,7 +100,15 @@ def quantization_aware(model, representative_data=None):
         quantization.quantize_scope(tfmot_fixes.SCOPE),
         tfmot_fixes.inputs_in_order(),
     ):
-        quantized = quantization.quantize_apply(annotated)
+        try:
+            quantized = quantization.quantize_apply(annotated)
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                "`model` must have layers and activations for which "
+                "tensorflow-model-optimization knows how to round. Received: "
+                f"{model.name!r}. Export it without this training, or change "
+                f"what is named here: {error}"
+            ) from error
     _copy_by_name(twin, quantized)
     if representative_data is not None:
         _measure_ranges(twin, quantized, images)
@@ -188,16 +199,31 @@ def restore(compressed, model):
     Returns:
         A Keras 3 model of standard layers with the twin's weights, which
         `keras_nasnet.export_tflite` takes.
+
+    Raises:
+        ImportError: If tensorflow-model-optimization is missing.
+        ValueError: If `compressed` was made of another model.
     """
-    tfmot, _ = _libraries()
+    tfmot, tf_keras = _libraries()
+    if not isinstance(compressed, tf_keras.Model):
+        raise ValueError(
+            "`compressed` must be a `tf_keras` model, as `prune()` and "
+            f"`cluster()` return. Received: {compressed!r}"
+        )
     stripped = tfmot.sparsity.keras.strip_pruning(
         tfmot.clustering.keras.strip_clustering(compressed)
     )
     restored = _twin(model, library=keras)
-    theirs = {layer.name: layer for layer in stripped.layers}
+    if _weight_shapes(stripped) != _weight_shapes(restored):
+        raise ValueError(
+            "`compressed` must be what `prune()` or `cluster()` made of "
+            f"`model`. Received: compressed={compressed.name!r}, which has "
+            f"other weights than {model.name!r}"
+        )
     for layer in restored.layers:
         if layer.weights:
-            layer.set_weights(theirs[layer.name].get_weights())
+            theirs = stripped.get_layer(layer.name)
+            layer.set_weights(theirs.get_weights())
     return restored
 
 
@@ -216,9 +242,20 @@ def _libraries():
 def _twin(model, integer=False, library=None):
     """Lowers a model to standard layers with batch norms."""
     library = library or _libraries()[1]
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"`model` must be a Keras 3 model. Received: {model}")
     check_model(model)
     model = heads.without_auxiliary_head(model)
     return lower(model, integer, keep_norms=True, library=library)
+
+
+def _weight_shapes(model):
+    """Returns the shapes of all weights by the names of their layers."""
+    return {
+        layer.name: [tuple(weight.shape) for weight in layer.weights]
+        for layer in model.layers
+        if layer.weights
+    }
 
 
 def _copy_by_name(source, target):
@@ -242,19 +279,29 @@ def _measure_ranges(twin, quantized, images):
     """Gives quantisers the ranges that activations have for images.
 
     Args:
-        twin: The model without quantisers. A softmax of it is taken off.
+        twin: The model without quantisers.
         quantized: The model with them.
         images: Array of images.
     """
     import tensorflow as tf
     import tf_keras
 
-    for layer in twin.layers:
-        # It is what goes into a softmax that is rounded.
-        if getattr(layer, "activation", None) is tf_keras.activations.softmax:
-            layer.activation = tf_keras.activations.linear
-    layers = [layer for layer in twin.layers if layer.name != twin.input.name]
-    probe = tf_keras.Model(twin.input, [layer.output for layer in layers])
+    # All but the one that rounds the image wrap a layer.
+    wrappers = {
+        getattr(wrapper, "layer", wrapper).name: wrapper
+        for wrapper in quantized.layers
+        if wrapper.weights
+    }
+    layers = [layer for layer in twin.layers if layer.name in wrappers]
+
+    def rounded(layer):
+        # Of a softmax, not what comes out is rounded, but what goes in.
+        names = map(_short, wrappers[layer.name].weights)
+        if "pre_activation_max" in names:
+            return _without_activation(layer)
+        return layer.output
+
+    probe = tf_keras.Model(twin.inputs, [rounded(layer) for layer in layers])
 
     @tf.function
     def limits(batch):
@@ -277,14 +324,21 @@ def _measure_ranges(twin, quantized, images):
     high = np.maximum(found[..., 1].max(0), 0)
     names = [None, *(layer.name for layer in layers)]
     ranges = dict(zip(names, zip(low, high)))
-    for wrapper in quantized.layers:
-        # All but the one that rounds the image wrap a layer.
-        layer = getattr(wrapper, "layer", None)
-        limits = ranges.get(layer and layer.name)
+    for name, wrapper in wrappers.items():
         for weight in wrapper.weights:
             kind, _, end = _short(weight).rpartition("_")
             if kind.startswith(ACTIVATIONS):
-                weight.assign(limits[end == "max"])
+                weight.assign(ranges.get(name, ranges[None])[end == "max"])
+
+
+def _without_activation(layer):
+    """Returns what a layer of `tf_keras` computes before its activation."""
+    config = layer.get_config()
+    name = f"{layer.name}_linear"
+    linear = layer.from_config({**config, "activation": None, "name": name})
+    output = linear(layer.input)
+    linear.set_weights(layer.get_weights())
+    return output
 
 
 def _short(weight):

@@ -33,11 +33,13 @@ def lower(model, integer=False, keep_norms=False, **settings):
         keep_norms: Whether batch norms stay, for training.
         **settings: As in `emit()`.
 
-    Whatever the model computes in, the new one computes in float32: files
-    for phones are quantised from there.
+    Whatever the model takes and computes in, the new one takes and computes
+    in float32: files for phones are quantised from there.
     """
     model = as_functional(model)
     inputs, outputs = trace(model)
+    for node in inputs:
+        node.attributes["dtype"] = "float32"
     outputs = delegable(simplify(outputs, keep_norms), integer)
     return emit(inputs, outputs, like=model, dtype="float32", **settings)
 

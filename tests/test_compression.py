@@ -57,6 +57,17 @@ def model():
     )
 
 
+def mild_network(**settings):
+    """Returns a network whose probabilities are not all 0 and 1."""
+    network = randomize(
+        small_network(genotype=Genotype(CELL, CELL), classes=3, **settings)
+    )
+    if settings.get("include_top", True):
+        kernel = network.get_layer("predictions").kernel
+        kernel.assign(0.05 * kernel)
+    return network
+
+
 def fit(twin, *callbacks, epochs=4):
     twin.compile(
         tf_keras.optimizers.SGD(1e-3, momentum=0.9),
@@ -115,17 +126,32 @@ class TestQuantizationAware:
             found += len(np.unique(limit)) > 1
         assert found > 5
 
-    def test_starts_as_the_network(self, model):
+    @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+    def test_starts_as_the_network(self, activation):
+        self.check_start(mild_network(classifier_activation=activation), X)
+
+    def test_starts_as_a_model_around_a_network(self):
+        pixels = keras.Input((32, 32, 3), dtype="uint8", name="pixels")
+        x = keras.layers.Rescaling(1 / 127.5, -1)(pixels)
+        x = keras.layers.DepthwiseConv2D(
+            1, depth_multiplier=2, depthwise_initializer="ones"
+        )(x)
+        x = keras.layers.Conv2D(3, 1)(x)
+        x = mild_network(include_top=False)(x)
+        average = keras.layers.GlobalAveragePooling2D()(x)
+        largest = keras.layers.GlobalMaxPooling2D()(x)
+        # What is read twice, tfmot leaves out the second time.
+        x = keras.layers.Concatenate()([average, largest, average])
+        model = keras.Model({"pixels": pixels}, keras.layers.Dense(3)(x))
+        random = np.random.default_rng(0)
+        self.check_start(model, random.integers(0, 256, X.shape, dtype="uint8"))
+
+    def check_start(self, model, images):
         """Images are told apart as before, by far less than they differ."""
-        mild = keras.models.clone_model(model)
-        mild.set_weights(model.get_weights())
-        # So that probabilities are not all 0 and 1.
-        kernel = mild.get_layer("predictions").kernel
-        kernel.assign(0.05 * kernel)
-        expected = run(mild, X)
+        expected = np.array(model(images, training=False))
         differences = np.abs(expected - expected.mean(0)).mean()
-        twin = compression.quantization_aware(mild, X)
-        change = np.abs(twin.predict(X, verbose=0) - expected).mean()
+        twin = compression.quantization_aware(model, images)
+        change = np.abs(twin.predict(images, verbose=0) - expected).mean()
         assert change < 0.5 * differences
 
     def test_what_is_concatenated_keeps_its_order(self, model, twin):
@@ -240,6 +266,20 @@ class TestRefusals:
         ):
             with pytest.raises(ValueError, match=message):
                 make(model)
+
+    def test_twins(self, model):
+        never = tfmot.sparsity.keras.ConstantSparsity(0.5, begin_step=1000)
+        twin = compression.prune(model, never)
+        self.check(twin, "must be a Keras 3 model")
+        with pytest.raises(ValueError, match="other weights than 'nasnet'"):
+            compression.restore(twin, mild_network(num_cells=2))
+        with pytest.raises(ValueError, match="must be a `tf_keras` model"):
+            compression.restore(model, model)
+
+    def test_what_tfmot_cannot_round(self):
+        model = mild_network(classifier_activation="elu")
+        with pytest.raises(ValueError, match="Received: 'nasnet'.* activatio"):
+            compression.quantization_aware(model)
 
     def test_other_models(self):
         image = keras.Input((8, 8, 3))

@@ -197,6 +197,23 @@ def test_pixels_go_in_as_they_are(model, tmp_path):
     assert abs(zero - 127.5) <= 1
 
 
+def test_model_that_takes_integers(model, tmp_path):
+    pixels = keras.Input((32, 32, 3), dtype="uint8")
+    scaled = keras.layers.Rescaling(1 / 127.5, -1)(pixels)
+    whole = keras.Model(pixels, model(scaled))
+    x = np.round(127.5 * (images(8, 32, 32, 3).clip(-1, 1) + 1))
+    report = export_tflite(
+        whole,
+        tmp_path / "x.tflite",
+        representative_data=x,
+        normalization=(0, 1),
+        verbose=False,
+    )
+    outputs = LiteModel(report.path).predict_on_batch(x.astype("float32"))
+    expected = run(whole, x.astype("uint8"))
+    assert relative_difference(outputs, expected) < 1e-4
+
+
 class TestHeads:
     def export(self, model, tmp_path, **settings):
         path = tmp_path / "x.tflite"
