@@ -1,11 +1,15 @@
-"""Converts a saved model to TensorFlow Lite, in a process of its own.
+"""Converts a saved model to TensorFlow Lite, in processes of its own.
 
 TensorFlow's converter prints thousands of lines, keeps memory, and needs the
 TensorFlow backend. `keras_nasnet.export_tflite` therefore starts
 
     python -m keras_nasnet.conversion TASK.json
+
+for each of two steps: what the first one needs is gone before the second one,
+which needs most, begins.
 """
 
+import functools
 import json
 import os
 import subprocess
@@ -22,16 +26,46 @@ QUANTIZATIONS = {
 }
 
 
-def convert_in_process(folder, **task):
-    """Runs `convert()` in a process of its own.
+def convert_in_process(
+    folder, model, out, quantization, io_dtype, batch_size, samples
+):
+    """Converts a model in processes of its own.
 
     Args:
-        folder: Folder for the task.
-        **task: Arguments of `convert()`.
+        folder: Folder for what is needed meanwhile.
+        model: Path of a `.keras` file, or of an `.h5` file of a twin from
+            `keras_nasnet.compression`.
+        out: Path of the file to write.
+        quantization: `None` or one of `QUANTIZATIONS`.
+        io_dtype: `"float32"` or, for `"int8"`, `"uint8"`.
+        batch_size: Integer, number of images that the file takes.
+        samples: Path of a `.npy` file of images, `None` if none are needed.
 
     Raises:
         ValueError: If the conversion fails, with the reason.
     """
+    lowered = os.path.join(folder, "lowered")
+    _run(
+        folder,
+        step="lower",
+        model=model,
+        out=lowered,
+        quantization=quantization,
+        batch_size=batch_size,
+    )
+    _run(
+        folder,
+        step="convert",
+        lowered=lowered,
+        out=out,
+        quantization=quantization,
+        io_dtype=io_dtype,
+        batch_size=batch_size,
+        samples=samples,
+    )
+
+
+def _run(folder, **task):
     path = os.path.join(folder, "task.json")
     with open(path, "w") as file:
         json.dump(task, file)
@@ -62,24 +96,58 @@ def convert_in_process(folder, **task):
         )
 
 
-def convert(model, out, quantization, io_dtype, batch_size, samples):
+def lower(model, out, quantization, batch_size):
+    """Writes a model as XNNPACK runs it as a whole, as a SavedModel.
+
+    Args:
+        model: As in `convert_in_process()`.
+        out: Folder to write.
+        quantization: As in `convert_in_process()`.
+        batch_size: As in `convert_in_process()`.
+    """
+    if model.endswith(".h5"):
+        import tensorflow as tf
+
+        tf.saved_model.save(_load_twin(model, batch_size), out)
+        return
+    import keras
+
+    from keras_nasnet import delegation
+
+    flat = delegation.lower(
+        keras.saving.load_model(model, compile=False),
+        integer=QUANTIZATIONS.get(quantization, False),
+        batch_size=batch_size,
+    )
+    # `flat.export()` would take any number of images, which XNNPACK does not.
+    archive = keras.export.ExportArchive()
+    archive.track(flat)
+    archive.add_endpoint(
+        "serve",
+        functools.partial(flat.__call__, training=False),
+        [
+            keras.InputSpec(shape=image.shape, dtype=image.dtype)
+            for image in flat.inputs
+        ],
+    )
+    archive.write_out(out, verbose=False)
+
+
+def convert(lowered, out, quantization, io_dtype, batch_size, samples):
     """Writes a `.tflite` file.
 
     Args:
-        model: Path of a `.keras` file, or of an `.h5` file of a twin from
-            `keras_nasnet.compression`.
-        out: Path of the file to write.
-        quantization: `None` or one of `QUANTIZATIONS`.
-        io_dtype: `"float32"` or, for `"int8"`, `"uint8"`.
-        batch_size: Integer, number of images that the file takes.
-        samples: Path of a `.npy` file of images, `None` if none are needed.
+        lowered: Folder that `lower()` has written.
+        out: As in `convert_in_process()`.
+        quantization: As in `convert_in_process()`.
+        io_dtype: As in `convert_in_process()`.
+        batch_size: As in `convert_in_process()`.
+        samples: As in `convert_in_process()`.
     """
     import numpy as np
     import tensorflow as tf
 
-    is_twin = model.endswith(".h5")
-    flat = (_load_twin if is_twin else _lower)(model, quantization, batch_size)
-    converter = tf.lite.TFLiteConverter.from_keras_model(flat)
+    converter = tf.lite.TFLiteConverter.from_saved_model(lowered)
     if quantization not in (None, "weight_only_int8"):
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if quantization == "float16":
@@ -108,20 +176,7 @@ def convert(model, out, quantization, io_dtype, batch_size, samples):
         file.write(content)
 
 
-def _lower(path, quantization, batch_size):
-    """Loads a model and lowers it for XNNPACK."""
-    import keras
-
-    from keras_nasnet.delegation import lower
-
-    return lower(
-        keras.saving.load_model(path, compile=False),
-        integer=QUANTIZATIONS.get(quantization, False),
-        batch_size=batch_size,
-    )
-
-
-def _load_twin(path, quantization, batch_size):
+def _load_twin(path, batch_size):
     """Loads a model of `tf_keras` that was lowered before it was trained."""
     import tensorflow_model_optimization as tfmot
     import tf_keras
@@ -150,4 +205,5 @@ def _quantize_weights(content):
 
 if __name__ == "__main__":
     with open(sys.argv[1]) as task_file:
-        convert(**json.load(task_file))
+        task = json.load(task_file)
+    {"lower": lower, "convert": convert}[task.pop("step")](**task)
