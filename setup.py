@@ -40,13 +40,15 @@ EXTRAS = {
         "ai-edge-litert>=2.3",
         "ai-edge-quantizer>=0.10",
         "flatbuffers",
-    ],
-    "compression": [
-        "tensorflow>=2.21",
-        "tensorflow-model-optimization>=0.8.1",
-        "tf-keras>=2.21",
+        "pillow",
     ],
 }
+# What it compresses is written as a file for phones.
+EXTRAS["compression"] = [
+    *EXTRAS["tflite"],
+    "tensorflow-model-optimization>=0.8.1",
+    "tf-keras>=2.21",
+]
 # Everything that a test needs, except torch: on Linux it brings gigabytes of
 # CUDA, and its tests are skipped without it.
 EXTRAS["dev"] = [

@@ -11,6 +11,7 @@ from keras_nasnet.inference import takes_scaled
 
 # Images to measure ranges on.
 IMAGES = 200
+MANY_IMAGES = 10
 
 
 def normalization_of(model):
@@ -74,8 +75,11 @@ def read_images(data, model, count, normalization):
     slack = 0.01 * (high - low)
     found = float(images.min()), float(images.max())
     is_outside = found[0] < low - slack or found[1] > high + slack
-    # Pixels that someone scaled for a model that scales them itself.
-    is_scaled = high == 255 and found[1] <= 1
+    # Pixels that someone scaled for a model that scales them itself, or to
+    # [0, 1]: some of many photographs have pixels that are dark.
+    is_scaled = found[1] <= 1 and (
+        high == 255 or (low < 0 <= found[0] and len(images) >= MANY_IMAGES)
+    )
     if not np.isfinite(found).all() or is_outside or is_scaled:
         raise ValueError(
             "`representative_data` must be scaled as for the model, to "

@@ -54,6 +54,9 @@ def quantization_aware(model, representative_data=None):
     Example:
 
     ```python
+    import tf_keras
+    from keras_nasnet import compression
+
     twin = compression.quantization_aware(keras_nasnet.NASNetTiny(), images)
     twin.compile(
         tf_keras.optimizers.SGD(1e-3), "sparse_categorical_crossentropy"

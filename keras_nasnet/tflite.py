@@ -124,7 +124,7 @@ def export_tflite(
 
     Raises:
         ValueError: If an argument cannot be used, or if the file does not
-            agree with the model. No file is left then.
+            agree with the model. A file that was there before stays then.
         ImportError: If a package is missing.
 
     Example:
@@ -161,9 +161,9 @@ def export_tflite(
             )
     elif conversion.QUANTIZATIONS.get(quantization):
         raise ValueError(
-            f"`quantization={quantization!r}` needs `representative_data`: "
-            "some hundred images as the model takes them, to measure the "
-            "ranges of its activations on."
+            f"`quantization={quantization!r}` needs `representative_data` "
+            "(--data of the command): some hundred images as the model takes "
+            "them, to measure the ranges of its activations on."
         )
     else:
         images = np.random.default_rng(0).uniform(
@@ -221,6 +221,8 @@ def _check_arguments(path, quantization, io_dtype, batch_size):
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):
         raise ValueError(f"`path` is in a folder that does not exist: {path!r}")
+    if os.path.isdir(path):
+        raise ValueError(f"`path` must be a file. Received: folder {path!r}")
     if quantization is not None and quantization not in (
         conversion.QUANTIZATIONS
     ):
@@ -320,7 +322,7 @@ def _labels(labels, model, place):
         return getattr(model, "class_names", None)
     if isinstance(labels, (str, os.PathLike)):
         with open(labels, encoding="utf-8") as file:
-            labels = file.read().splitlines()
+            labels = file.read().rstrip().splitlines()
     labels = [str(label) for label in labels]
     if place is None:
         raise ValueError(

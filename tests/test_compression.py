@@ -1,6 +1,7 @@
 """Training that compresses: what it promises holds in the network and file."""
 
 import json
+import pathlib
 import types
 
 import keras
@@ -306,6 +307,16 @@ class TestRefusals:
             pass
 
         self.check(FasterRCNN(name="found"), "the detector 'found'")
+
+
+@pytest.mark.slow
+def test_example_of_the_docs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = pathlib.Path(__file__).parents[1] / "docs" / "compression.md"
+    text = page.read_text(encoding="utf-8")
+    example = text.partition("```python\n")[2].partition("```")[0]
+    exec(compile(example, str(page), "exec"), {"images": X, "labels": Y})
+    assert metadata.read("tiny.tflite").labels[0] == "airplane"
 
 
 def test_without_the_library(model, monkeypatch):

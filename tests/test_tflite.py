@@ -234,7 +234,9 @@ class TestHeads:
         x = keras.layers.Dense(3, activation="softmax")(x)
         model = keras.Model(trunk.input, x)
         if quantization is None:
-            report = self.export(model, tmp_path, labels=["a", "b", "c"])
+            labels = tmp_path / "labels.txt"
+            labels.write_text("a\nb\nc\n\n")
+            report = self.export(model, tmp_path, labels=labels)
             assert report.agreement == 1
             assert metadata.read(report.path).labels == ["a", "b", "c"]
             return
@@ -700,6 +702,16 @@ class TestImages:
         with pytest.raises(ValueError, match=r"to \[0, 255\]"):
             read(np.full((2, 32, 32, 3), 0.5), model, 10)
 
+    def test_pixels_scaled_from_zero_to_one(self, model):
+        scaled = np.random.default_rng(0).random((20, 32, 32, 3))
+        with pytest.raises(ValueError, match=r"to \[-1, 1\]"):
+            read(scaled, model, 20)
+        # A few may be of bright things.
+        assert read(scaled, model, 2).min() >= 0
+
+
+FOLDER = "folder.tflite"
+
 
 class TestRefusals:
     @pytest.mark.parametrize(
@@ -707,6 +719,7 @@ class TestRefusals:
         [
             ({"path": "x.lite"}, '`path` must end in ".tflite"'),
             ({"path": "/nowhere/x.tflite"}, "folder that does not exist"),
+            ({"path": FOLDER}, "must be a file. Received: folder"),
             ({"quantization": "int4"}, "`quantization` must be None or one of"),
             ({"quantization": "int8"}, "needs `representative_data`"),
             ({"io_dtype": "int8"}, "`io_dtype` must be"),
@@ -729,9 +742,10 @@ class TestRefusals:
     )
     def test_argument(self, model, tmp_path, monkeypatch, settings, message):
         monkeypatch.chdir(tmp_path)
+        (tmp_path / FOLDER).mkdir()
         with pytest.raises(ValueError, match=message):
             export_tflite(model, **{"path": "x.tflite", **settings})
-        assert not list(tmp_path.iterdir())
+        assert [path.name for path in tmp_path.iterdir()] == [FOLDER]
 
     def test_other_models(self, tmp_path):
         image = keras.Input((8, 8, 3))
