@@ -9,8 +9,9 @@ from keras_nasnet.images import EXTENSIONS
 from keras_nasnet.inference import takes_pixels
 from keras_nasnet.inference import takes_scaled
 
-# Images to measure ranges on.
+# Images that ranges are measured on, and that files are compared on.
 IMAGES = 200
+# So many photographs always have some pixels that are dark.
 MANY_IMAGES = 10
 
 
@@ -76,7 +77,7 @@ def read_images(data, model, count, normalization):
     found = float(images.min()), float(images.max())
     is_outside = found[0] < low - slack or found[1] > high + slack
     # Pixels that someone scaled for a model that scales them itself, or to
-    # [0, 1]: some of many photographs have pixels that are dark.
+    # [0, 1] for one that takes negative ones.
     is_scaled = found[1] <= 1 and (
         high == 255 or (low < 0 <= found[0] and len(images) >= MANY_IMAGES)
     )

@@ -289,17 +289,17 @@ def _measure_ranges(twin, quantized, images):
     import tensorflow as tf
     import tf_keras
 
-    # All but the one that rounds the image wrap a layer.
-    wrappers = {
-        getattr(wrapper, "layer", wrapper).name: wrapper
-        for wrapper in quantized.layers
-        if wrapper.weights
+    # They wrap a layer each, but for the one that rounds the image.
+    quantizers = {
+        getattr(quantizer, "layer", twin.layers[0]).name: quantizer
+        for quantizer in quantized.layers
+        if quantizer.weights
     }
-    layers = [layer for layer in twin.layers if layer.name in wrappers]
+    layers = [layer for layer in twin.layers if layer.name in quantizers]
 
     def rounded(layer):
         # Of a softmax, not what comes out is rounded, but what goes in.
-        names = map(_short, wrappers[layer.name].weights)
+        names = map(_short, quantizers[layer.name].weights)
         if "pre_activation_max" in names:
             return _without_activation(layer)
         return layer.output
@@ -308,7 +308,7 @@ def _measure_ranges(twin, quantized, images):
 
     @tf.function
     def limits(batch):
-        tensors = [batch, *probe(batch, training=False)]
+        tensors = probe(batch, training=False)
         return tf.stack([[tf.reduce_min(x), tf.reduce_max(x)] for x in tensors])
 
     found = np.stack(
@@ -325,13 +325,11 @@ def _measure_ranges(twin, quantized, images):
     # Zero is always in a range, since borders are padded with it.
     low = np.minimum(found[..., 0].min(0), 0)
     high = np.maximum(found[..., 1].max(0), 0)
-    names = [None, *(layer.name for layer in layers)]
-    ranges = dict(zip(names, zip(low, high)))
-    for name, wrapper in wrappers.items():
-        for weight in wrapper.weights:
+    for layer, *bounds in zip(layers, low, high):
+        for weight in quantizers[layer.name].weights:
             kind, _, end = _short(weight).rpartition("_")
             if kind.startswith(ACTIVATIONS):
-                weight.assign(ranges.get(name, ranges[None])[end == "max"])
+                weight.assign(bounds[end == "max"])
 
 
 def _without_activation(layer):

@@ -26,43 +26,23 @@ QUANTIZATIONS = {
 }
 
 
-def convert_in_process(
-    folder, model, out, quantization, io_dtype, batch_size, samples
-):
-    """Converts a model in processes of its own.
+def convert_in_process(folder, model, quantization, batch_size, **task):
+    """Runs `lower()` and `convert()` in processes of their own.
 
     Args:
         folder: Folder for what is needed meanwhile.
-        model: Path of a `.keras` file, or of an `.h5` file of a twin from
-            `keras_nasnet.compression`.
-        out: Path of the file to write.
+        model: As in `lower()`.
         quantization: `None` or one of `QUANTIZATIONS`.
-        io_dtype: `"float32"` or, for `"int8"`, `"uint8"`.
         batch_size: Integer, number of images that the file takes.
-        samples: Path of a `.npy` file of images, `None` if none are needed.
+        **task: The other arguments of `convert()`.
 
     Raises:
         ValueError: If the conversion fails, with the reason.
     """
+    shared = {"quantization": quantization, "batch_size": batch_size}
     lowered = os.path.join(folder, "lowered")
-    _run(
-        folder,
-        step="lower",
-        model=model,
-        out=lowered,
-        quantization=quantization,
-        batch_size=batch_size,
-    )
-    _run(
-        folder,
-        step="convert",
-        lowered=lowered,
-        out=out,
-        quantization=quantization,
-        io_dtype=io_dtype,
-        batch_size=batch_size,
-        samples=samples,
-    )
+    _run(folder, step="lower", model=model, out=lowered, **shared)
+    _run(folder, step="convert", lowered=lowered, **shared, **task)
 
 
 def _run(folder, **task):
@@ -100,7 +80,8 @@ def lower(model, out, quantization, batch_size):
     """Writes a model as XNNPACK runs it as a whole, as a SavedModel.
 
     Args:
-        model: As in `convert_in_process()`.
+        model: Path of a `.keras` file, or of an `.h5` file of a twin from
+            `keras_nasnet.compression`.
         out: Folder to write.
         quantization: As in `convert_in_process()`.
         batch_size: As in `convert_in_process()`.
@@ -138,11 +119,11 @@ def convert(lowered, out, quantization, io_dtype, batch_size, samples):
 
     Args:
         lowered: Folder that `lower()` has written.
-        out: As in `convert_in_process()`.
+        out: Path of the file to write.
         quantization: As in `convert_in_process()`.
-        io_dtype: As in `convert_in_process()`.
+        io_dtype: `"float32"` or, for `"int8"`, `"uint8"`.
         batch_size: As in `convert_in_process()`.
-        samples: As in `convert_in_process()`.
+        samples: Path of a `.npy` file of images, `None` if none are needed.
     """
     import numpy as np
     import tensorflow as tf
